@@ -1,0 +1,83 @@
+# Everything a developer or a newcomer runs. `make` alone lists it.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+# For the CPU wheels of torch: make TORCH_INDEX=https://download.pytorch.org/whl/cpu demo
+TORCH_INDEX ?=
+HOST ?= 127.0.0.1
+PORT ?= 50051
+BIN := .venv/bin
+STAMP := .venv/.installed
+PROTO_BIN := .venv-protos/bin
+PROTO_FILES := $(shell cd protos && find statecell -name '*.proto')
+SOURCES := protos export server clients/python tests bench
+
+.PHONY: help venv train export serve demo test lint format protos protos-check bench image clean
+
+help:  ## List the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+venv: $(STAMP)  ## Install everything into .venv (other targets do it by themselves)
+
+$(STAMP): requirements-dev.txt protos/pyproject.toml export/pyproject.toml server/pyproject.toml clients/python/pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "statecell needs Python 3.11 or newer; choose one with: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -r requirements-dev.txt \
+	  -e ./protos -e ./clients/python -e "./server[cpu]" -e ./export
+	touch $@
+
+train: $(STAMP)  ## Train the example models again from their seeds
+	$(BIN)/python -m statecell_examples.charlm.train
+	$(BIN)/python -m statecell_examples.forecast.train
+
+export: $(STAMP)  ## Export and verify the example models into models/
+	$(BIN)/statecell-export examples --out models
+
+serve: export  ## Serve models/ on HOST:PORT until Ctrl-C
+	$(BIN)/statecell-server --models models --host $(HOST) --port $(PORT)
+
+demo: export  ## Export, serve and step the example models, and show what came out
+	$(BIN)/python -m statecell_examples.demo --models models --out out
+
+test: $(STAMP)  ## Run the tests
+	$(BIN)/pytest
+
+lint: $(STAMP)  ## ruff and mypy
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy $(SOURCES)
+
+format: $(STAMP)  ## Let ruff format and sort
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+# Generated with one fixed release of the compiler: its code runs on protobuf 6 and 7.
+$(PROTO_BIN)/.installed: requirements-protos.txt
+	test -x $(PROTO_BIN)/python || $(PYTHON) -m venv .venv-protos
+	$(PROTO_BIN)/pip install --quiet -r requirements-protos.txt
+	touch $@
+
+protos: $(PROTO_BIN)/.installed  ## Generate the Python code of protos/
+	$(PROTO_BIN)/python -m grpc_tools.protoc -I protos --python_out=protos --pyi_out=protos --grpc_python_out=protos $(PROTO_FILES)
+
+protos-check: $(PROTO_BIN)/.installed  ## Fail where the checked-in generated code is not what protos/ gives
+	@rm -rf .venv-protos/check && mkdir -p .venv-protos/check
+	@$(PROTO_BIN)/python -m grpc_tools.protoc -I protos --python_out=.venv-protos/check --pyi_out=.venv-protos/check \
+	  --grpc_python_out=.venv-protos/check $(PROTO_FILES)
+	@cd .venv-protos/check && for f in $$(find statecell -type f); do \
+	  diff -q $$f ../../protos/$$f >/dev/null || { echo "protos/$$f is stale: run make protos"; exit 1; }; done
+	@echo "generated code is up to date"
+
+bench: $(STAMP)  ## Measure against the bare runtime (about five minutes)
+	$(BIN)/python bench/run.py
+
+ENGINE ?= docker
+IMAGE ?= statecell-server:0.1.0
+BASE ?= docker.io/library/python:3.12-slim
+image:  ## Build the server's container image (ENGINE=docker, podman or buildah)
+	ENGINE=$(ENGINE) IMAGE=$(IMAGE) BASE=$(BASE) deploy/build.sh
+
+clean:  ## Remove what the other commands made
+	rm -rf .venv .venv-protos models out
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""What exporter, server and clients share: the wire, the tensors on it, and ModelSpec."""
