@@ -60,7 +60,7 @@ def train(config: Config, progress: Progress) -> CharLM:
         state = h.detach(), c.detach()
         loss = cross_entropy(logits.flatten(0, 1), target.flatten())
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()

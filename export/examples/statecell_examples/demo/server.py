@@ -1,13 +1,13 @@
-"""A statecell server as a child process, for as long as a `with` block lasts."""
+"""A server of one's own: a child process that lives as long as a `with` block."""
 
 import subprocess
 import sys
 import tempfile
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Timer
-from types import TracebackType
-from typing import Self
+from typing import IO
 
 READY = "listening on "
 START_SECONDS = 60.0
@@ -15,41 +15,53 @@ STOP_SECONDS = 30.0
 
 
 class ServerFailedError(RuntimeError):
-    """The server did not start or did not stop as it should. The message ends with what it wrote on stderr."""
+    """The server did not start or stop as it should. Its own error is in the message: read that, and mend its cause."""
 
 
-class Server:
-    """`with Server(Path("models")) as address:` starts it on a free port and stops it with SIGTERM.
+@contextmanager
+def serving(models: Path) -> Iterator[str]:
+    """`with serving(Path("models")) as address:` starts a server on a free port and stops it with SIGTERM at the end.
 
-    Raises ServerFailedError where it is not ready within START_SECONDS, does not stop within STOP_SECONDS, or exits
-    with a code other than 0.
+    Raises ServerFailedError where it is not ready within START_SECONDS, does not stop within STOP_SECONDS, or ends
+    with another exit code than 0. Where the block itself raises, the server is killed.
     """
+    command = [sys.executable, "-m", "statecell_server", "--models", str(models), "--host", "127.0.0.1", "--port", "0"]
+    # A file takes stderr, for a pipe that nobody empties would stop a server that has much to say.
+    with (
+        tempfile.TemporaryFile("w+") as stderr,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True) as process,
+    ):
+        try:
+            yield _address(process, stderr)
+            _stop(process, stderr)
+        finally:
+            process.kill()
 
-    def __init__(self, models: Path) -> None:
-        self._models = models
 
-    def __enter__(self) -> str:
-        with ExitStack() as on_failure:
-            # A file, for a pipe that nobody empties would stop a server that logs much.
-            self._stderr = on_failure.enter_context(tempfile.TemporaryFile("w+"))
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "statecell_server", "--models", self._models, "--host", "127.0.0.1", "--port", "0"],
-                stdout=subprocess.PIPE,
-                stderr=self._stderr,
-                text=True,
-            )
-            on_failure.callback(self._kill)
-            address = self._wait_until_ready()
-            on_failure.pop_all()
-        return address
+def _address(process: subprocess.Popen[str], stderr: IO[str]) -> str:
+    assert process.stdout is not None
+    deadline = Timer(START_SECONDS, process.kill)  # which ends its stdout, and so the loop
+    deadline.start()
+    try:
+        for line in process.stdout:
+            if line.startswith(READY):
+                return line.removeprefix(READY).strip()
+    finally:
+        deadline.cancel()
+    raise ServerFailedError(f"the server ended, or {START_SECONDS:.0f} s passed, before it was ready{_said(stderr)}")
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None) -> None:
-        with self._stderr, ExitStack() as finally_:
-            finally_.callback(self._kill)
-            self._process.terminate()
-            try:
-                code = self._process.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                raise self._failed(f"did not stop within {STOP_SECONDS:.0f} s of SIGTERM") from None
-            if code != 0 and error is None:
-                raise self._failed(f"exited with code {code} after SIGTERM, expected 0")
+
+def _stop(process: subprocess.Popen[str], stderr: IO[str]) -> None:
+    process.terminate()
+    try:
+        code = process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        raise ServerFailedError(f"the server did not stop within {STOP_SECONDS:.0f} s of SIGTERM{_said(stderr)}") from None
+    if code != 0:
+        raise ServerFailedError(f"the server ended with exit code {code} after SIGTERM, expected 0{_said(stderr)}")
+
+
+def _said(stderr: IO[str]) -> str:
+    stderr.seek(0)
+    text = stderr.read().strip()
+    return f"; it said:\n{text}" if text else "; it said nothing on stderr"

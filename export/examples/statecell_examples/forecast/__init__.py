@@ -1,6 +1,6 @@
 """A forecaster of the weekly CO2 concentration at Mauna Loa."""
 
 from .model import Forecaster, load
-from .series import Series
+from .series import HELD_OUT, Series
 
-__all__ = ["Forecaster", "Series", "load"]
+__all__ = ["HELD_OUT", "Forecaster", "Series", "load"]

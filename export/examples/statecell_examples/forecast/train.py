@@ -61,7 +61,7 @@ def train(config: Config, progress: Progress) -> Forecaster:
         scored[:, : config.warm_up] = False
         loss = nn.functional.mse_loss(prediction[scored], change[weeks + 1][scored])
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
