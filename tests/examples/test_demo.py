@@ -2,13 +2,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from statecell_client import Client, ServerUnreachable
+from statecell_examples.charlm import decode, encode, load
 from statecell_examples.demo.server import ServerFailedError, serving
+from statecell_examples.demo.text import PROMPT, characters
 
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", *map(str, arguments)], capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", *map(str, arguments)], capture_output=True, text=True, timeout=120, check=False
+    )
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +35,20 @@ def test_demo_writes_text_follows_the_series_and_equals_pytorch(models: Path, tm
     assert "nn.LSTM(10, 20, 2), x [5, 3, 10]: remote and PyTorch differ by at most" in said
     assert "stopped with exit code 0" in said
     assert (tmp_path / "out" / "forecast.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_text_written_through_the_server_is_the_text_that_pytorch_writes(models: Path) -> None:
+    with serving(models) as address, Client(address) as client:
+        remote = "".join(characters(client, 200))
+    model, rng = load(), np.random.default_rng(1813)
+    x, state, local = torch.from_numpy(encode(PROMPT))[None], None, ""
+    with torch.no_grad():
+        for _ in range(200):
+            logits, state = model(x, state)
+            weights = (logits[0, -1].double() / 0.5).softmax(0).numpy()
+            x = torch.tensor([[rng.choice(len(weights), p=weights / weights.sum())]])
+            local += decode(x[0].numpy())
+    assert remote == local
 
 
 def test_demo_without_models_says_how_to_make_them(tmp_path: Path) -> None:

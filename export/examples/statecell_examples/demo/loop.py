@@ -9,9 +9,10 @@ from torch import Tensor
 from ..bare import HIDDEN_SIZE, INPUT_SIZE, NUM_LAYERS, lstm, lstm_cell
 
 State = tuple[Tensor, Tensor]
+Cell = Callable[[Tensor, State], State]
 
 
-def classic_loop(cell: Callable[[Tensor, State], State], x: Tensor, hx: Tensor, cx: Tensor) -> list[Tensor]:
+def classic_loop(cell: Cell, x: Tensor, hx: Tensor, cx: Tensor) -> list[Tensor]:
     output = []
     for t in range(len(x)):
         hx, cx = cell(x[t], (hx, cx))

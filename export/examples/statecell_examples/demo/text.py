@@ -29,7 +29,7 @@ def write(text: Iterable[str], console: Console) -> None:
     """Print PROMPT and the characters of the text as they come, a word at a time, wrapped between words."""
     column = 0
     for word in _words(chain(PROMPT, text)):
-        if column + len(word) > min(console.width, 100):
+        if column + len(word.rstrip()) > min(console.width, 100):
             console.print()
             column = 0
         console.print(word, end="", highlight=False, markup=False, soft_wrap=True)
