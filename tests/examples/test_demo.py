@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -6,9 +7,11 @@ import numpy as np
 import pytest
 import torch
 from statecell_client import Client, ServerUnreachable
+from statecell_examples import forecast
 from statecell_examples.charlm import decode, encode, load
 from statecell_examples.demo.server import ServerFailedError, serving
 from statecell_examples.demo.text import PROMPT, characters
+from statecell_examples.forecast.train import held_out_rmse
 
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -30,7 +33,9 @@ def test_demo_writes_text_follows_the_series_and_equals_pytorch(models: Path, tm
     assert demo.returncode == 0, demo.stdout + demo.stderr
     said = " ".join(demo.stdout.split())
     assert "It is a truth universally acknowledged, that " in said
-    assert "RMSE 0.369 ppm" in said
+    rmse = re.search(r"RMSE ([0-9.]+) ppm", said)
+    assert rmse is not None
+    assert float(rmse[1]) == pytest.approx(held_out_rmse(forecast.load()), abs=1e-3)
     assert "nn.LSTMCell(10, 20), x [2, 3, 10]: remote and PyTorch differ by at most" in said
     assert "nn.LSTM(10, 20, 2), x [5, 3, 10]: remote and PyTorch differ by at most" in said
     assert "stopped with exit code 0" in said

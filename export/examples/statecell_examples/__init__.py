@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from . import bare, charlm, forecast
+from statecell_examples import bare, charlm, forecast
 
 __all__ = ["EXAMPLES"]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .corpus import ALPHABET
+from statecell_examples.charlm.corpus import ALPHABET
 
 WEIGHTS = Path(__file__).with_name("weights.pt")
 

@@ -13,9 +13,9 @@ from rich.progress import Progress
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from ..progress import training_progress
-from . import corpus
-from .model import WEIGHTS, CharLM, State
+from statecell_examples.charlm import corpus
+from statecell_examples.charlm.model import WEIGHTS, CharLM, State
+from statecell_examples.progress import training_progress
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,12 @@ from rich.syntax import Syntax
 from rich.table import Table
 from statecell_client import Client
 
-from .. import EXAMPLES
-from ..forecast import HELD_OUT, Series
-from .loop import cell_difference, classic_loop, lstm_difference
-from .plot import plot
-from .server import ServerFailedError, serving
-from .text import characters, write
+from statecell_examples import EXAMPLES
+from statecell_examples.demo.loop import cell_difference, classic_loop, lstm_difference
+from statecell_examples.demo.plot import plot
+from statecell_examples.demo.server import ServerFailedError, serving
+from statecell_examples.demo.text import characters, write
+from statecell_examples.forecast import HELD_OUT, Series
 
 TOLERANCE = 1e-5
 """The largest difference between a remote result and PyTorch's own that still counts as equal."""

@@ -6,7 +6,7 @@ import torch
 from statecell_client import Client
 from torch import Tensor
 
-from ..bare import HIDDEN_SIZE, INPUT_SIZE, NUM_LAYERS, lstm, lstm_cell
+from statecell_examples.bare import HIDDEN_SIZE, INPUT_SIZE, NUM_LAYERS, lstm, lstm_cell
 
 State = tuple[Tensor, Tensor]
 Cell = Callable[[Tensor, State], State]

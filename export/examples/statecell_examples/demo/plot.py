@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from ..forecast import HELD_OUT, Series
+from statecell_examples.forecast import HELD_OUT, Series
 
 
 def plot(series: Series, predicted: NDArray[np.float32], path: Path) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 from rich.console import Console
 from statecell_client import Client
 
-from ..charlm import ALPHABET, encode
+from statecell_examples.charlm import ALPHABET, encode
 
 PROMPT = "It is a truth universally acknowledged, that "
 

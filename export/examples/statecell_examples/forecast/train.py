@@ -10,9 +10,9 @@ import typer
 from rich.progress import Progress
 from torch import nn
 
-from ..progress import training_progress
-from .model import WEIGHTS, Forecaster
-from .series import HELD_OUT, Series
+from statecell_examples.forecast.model import WEIGHTS, Forecaster
+from statecell_examples.forecast.series import HELD_OUT, Series
+from statecell_examples.progress import training_progress
 
 
 @dataclass(frozen=True)
