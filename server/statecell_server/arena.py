@@ -69,6 +69,9 @@ class StateArena:
 
     def free(self, slots: Sequence[int]) -> None:
         """One owner fewer for each of the slots."""
+        if not self._shared:
+            self._free += [slot for slot in reversed(slots) if slot != INITIAL_SLOT]
+            return
         for slot in reversed(slots):
             if slot == INITIAL_SLOT:
                 continue

@@ -13,6 +13,7 @@ from statecell_server.errors import (
     InvalidRequest,
     NotStreamable,
     QueueFull,
+    SessionNotFound,
     ShapeMismatch,
     StateBudgetExceeded,
     StatecellError,
@@ -74,14 +75,7 @@ class Engine:
             raise InvalidRequest(
                 f"{len(session_ids)} session_ids and {len(step_indexes)} step_indexes, expected one index a session or none"
             )
-        found: list[Session | None] = []
-        errors: dict[int, StatecellError] = {}
-        for position, session_id in enumerate(session_ids):
-            try:
-                found.append(self.sessions.get(session_id))
-            except StatecellError as error:
-                found.append(None)
-                errors[position] = error
+        found, errors = self.sessions.find(session_ids)
         known = [s for s in found if s is not None]
         if not known:
             raise errors[0]
@@ -111,14 +105,16 @@ class Engine:
         now = time.time()
         new: list[int] = []
         rows: list[int] = []  # of the new ones
+        seen: set[Session] = set()
         row = 0
         for position, session in enumerate(ticket.sessions):
             if session is None:
                 row += 1
                 continue
-            if any(ticket.sessions[other] is session for other in new):
+            if session in seen:  # its next step
                 self._queue(ticket, inputs, new, rows, step_indexes)
-                new, rows = [], []
+                new, rows, seen = [], [], set()
+            seen.add(session)
             session.used = now
             try:
                 placed = session.place(step_indexes[position], inputs.seq_len)
@@ -269,7 +265,9 @@ class Engine:
     def reset(self, session_id: str) -> Session:
         """Back to the model's initial state. Steps in flight are not applied."""
         session = self.sessions.get(session_id)
-        self.runner(session).release(session)
+        runner = self.runner(session)
+        runner.abandon(session, StepOutOfOrder(f"session {session.id} was reset", session_id=session.id, expected_step_index=0))
+        runner.release(session)
         session.reset()
         return session
 
@@ -281,5 +279,6 @@ class Engine:
 
     def _forget(self, session: Session) -> None:
         runner = self.runner(session)
+        runner.abandon(session, SessionNotFound(f"session {session.id} was deleted", session_id=session.id))
         runner.release(session)
         runner.rows -= session.batch

@@ -30,7 +30,8 @@ class Inputs:
 def check_inputs(spec: ModelSpec, tensors: Mapping[str, Array], rows: int | None) -> Inputs:
     """The inputs of a call of `rows` rows (None: as many as x has).
 
-    Raises InvalidRequest, DtypeMismatch, ShapeMismatch, EmptyTensor, NonFiniteInput.
+    Raises InvalidRequest, DtypeMismatch, ShapeMismatch, EmptyTensor. NaN and infinity are for the executor, who looks at a
+    whole batch at once.
     """
     if len(spec.inputs) == 1 and len(tensors) == 1 and "" in tensors:
         tensors = {spec.inputs[0].name: tensors[""]}
@@ -44,11 +45,13 @@ def check_inputs(spec: ModelSpec, tensors: Mapping[str, Array], rows: int | None
 
 
 def check_states(spec: ModelSpec, tensors: Mapping[str, Array], rows: int) -> list[Array]:
-    """An array for each of the spec's states, of `rows` rows. Raises as check_inputs does."""
+    """An array for each of the spec's states, of `rows` rows. Raises as check_inputs does, and NonFiniteInput."""
     _check_names("state", [s.input for s in spec.states], tensors)
     arrays = [tensors[s.input] for s in spec.states]
     for state, array in zip(spec.states, arrays, strict=True):
         _check_tensor(state, array, {BATCH: rows})
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise NonFiniteInput(f"{state.input} has NaN or infinity, expected finite numbers", field=state.input)
     return arrays
 
 
@@ -94,6 +97,3 @@ def _check_tensor(spec: TensorSpec | StateSpec, array: Array, symbols: dict[str,
             got=list(array.shape),
             expected=expected,
         )
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        where = [int(i) for i in np.argwhere(~np.isfinite(array))[0]]
-        raise NonFiniteInput(f"{name} has {array[tuple(where)]} at {where}, expected finite numbers", field=name, at=where)
