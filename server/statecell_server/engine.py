@@ -19,7 +19,7 @@ from statecell_server.errors import (
     StatecellError,
     StepOutOfOrder,
 )
-from statecell_server.inputs import Inputs, check_inputs, check_states, split_states
+from statecell_server.inputs import Inputs, check_states, split_states
 from statecell_server.repository import Repository
 from statecell_server.runner import Runner
 from statecell_server.sessions import Reply, Session, Sessions
@@ -93,9 +93,9 @@ class Engine:
     def _inputs(runner: Runner, known: Sequence[Session], count: int, tensors: Tensors) -> Inputs:
         rows = sum(s.batch for s in known)
         if len(known) == count:
-            return check_inputs(runner.spec, tensors, rows)
+            return runner.check(tensors, rows)
         # The rows of sessions that are not there are skipped, if the message leaves no doubt how many they are.
-        inputs = check_inputs(runner.spec, tensors, None)
+        inputs = runner.check(tensors, None)
         if inputs.rows - rows != count - len(known):
             raise ShapeMismatch(f"the inputs have {inputs.rows} rows, expected {rows} and one for each unknown session")
         return inputs
@@ -156,7 +156,7 @@ class Engine:
         """One stateless call: the outputs, then the final states, by name."""
         runner = self.models.get(model, version)
         given, states = split_states(runner.spec, tensors)
-        inputs = check_inputs(runner.spec, given, None)
+        inputs = runner.check(given, None)
         session = Session("", runner.name, runner.version, batch=inputs.rows)
         if states:
             session.loaded = check_states(runner.spec, states, inputs.rows)

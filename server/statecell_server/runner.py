@@ -14,7 +14,7 @@ from statecell.tensor import Array
 from statecell_server.arena import INITIAL_SLOT, StateArena
 from statecell_server.errors import InternalError, StatecellError, StepOutOfOrder
 from statecell_server.executor import Executor
-from statecell_server.inputs import Inputs
+from statecell_server.inputs import InputCheck, Inputs
 from statecell_server.runtime import Runtime
 from statecell_server.scheduler import Batch, Scheduler, Step
 from statecell_server.sessions import Reply, Session
@@ -37,6 +37,7 @@ class Runner:
         self.version = version
         self.spec = runtime.spec
         self.runtime = runtime
+        self.check = InputCheck(self.spec)
         self.output_names = [t.name for t in self.spec.outputs]
         self.arena = StateArena(self.spec.states, state_memory, max_batch)
         self.scheduler = Scheduler(self.spec, max_batch, max_queue)
