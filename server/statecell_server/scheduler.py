@@ -90,6 +90,7 @@ class Scheduler:
     """
 
     def __init__(self, spec: ModelSpec, max_batch: int, max_queue: int) -> None:
+        """`max_batch`: rows that may share a run; 1 where every step is to run alone."""
         self.max_queue = max_queue
         self.waiting = 0  # steps that were added and are not finished
         self._max_rows = max_batch if self._batches(spec) else 1
