@@ -10,7 +10,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 PROTO_BIN := .venv-protos/bin
 PROTO_FILES := $(shell cd protos && find statecell -name '*.proto')
-SOURCES := protos export server clients/python deploy tests bench
+SOURCES := protos export server clients/python deploy docs tests bench
 
 .PHONY: help venv train export serve demo test lint format protos protos-check bench image clean
 

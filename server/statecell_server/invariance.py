@@ -1,4 +1,4 @@
-"""Whether a model's results depend on who runs beside whom: measured, not hoped for."""
+"""Measures whether a model's results depend on who runs beside whom."""
 
 from collections.abc import Sequence
 
