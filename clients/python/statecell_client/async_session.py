@@ -58,7 +58,7 @@ class AsyncSession:
             return self._layout.run_answer([await self._advance(whole)], whole)
         for name, array in whole.arrays.items():
             if array.dtype.kind == "f" and not np.isfinite(array).all():  # found before the first message advances the state
-                raise NonFiniteInput(f"{name!r} holds NaN or infinity", metadata={"tensor": name})
+                raise NonFiniteInput(f"{name!r} holds NaN or infinity", metadata={"field": name})
         try:
             async with aclosing(self._exchange(each(messages), ahead=True)) as replies:
                 pieces = [outputs async for _, outputs in replies]

@@ -48,7 +48,7 @@ class AsyncioTransport:
     def _stub(self, address: str) -> Any:
         if address not in self._stubs:
             self._channels[address] = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
-            self._stubs[address] = InferenceServiceStub(self._channels[address])  # type: ignore[no-untyped-call]
+            self._stubs[address] = InferenceServiceStub(self._channels[address])
         return self._stubs[address]
 
     async def call(self, address: str, rpc: str, request: Message, timeout: float, headers: Headers) -> Any:

@@ -47,7 +47,7 @@ class BlockingTransport:
     def _stub(self, address: str) -> InferenceServiceStub:
         if address not in self._stubs:
             self._channels[address] = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
-            self._stubs[address] = InferenceServiceStub(self._channels[address])  # type: ignore[no-untyped-call]
+            self._stubs[address] = InferenceServiceStub(self._channels[address])
         return self._stubs[address]
 
     async def call(self, address: str, rpc: str, request: Message, timeout: float, headers: Headers) -> Any:
