@@ -1,16 +1,15 @@
-"""A real server in its own process, with small real models, and the PyTorch modules that they were exported from."""
+"""A server for the client's tests, with models beyond the shared ones: several inputs and outputs, every cell."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import statecell_export
 import torch
 from statecell_client import Client
-from statecell_export import export
 from torch import Tensor, nn
+
+from tests.conftest import Serve
 
 State = tuple[Tensor, Tensor] | None
 
@@ -41,59 +40,38 @@ class TwoInTwoOut(nn.Module):
         return self.first(y), self.second(y), state
 
 
-def _modules() -> dict[str, tuple[nn.Module, object]]:
-    """By name: the module and the example that it is exported with."""
-    return {
-        "lstm": (nn.LSTM(10, 20, 2), torch.zeros(5, 3, 10)),
-        "lstm_cell": (nn.LSTMCell(10, 20), torch.zeros(3, 10)),
-        "both_ways": (nn.LSTM(4, 5, bidirectional=True), torch.zeros(5, 3, 4)),
-        "gru": (nn.GRU(4, 6, batch_first=True), torch.zeros(3, 5, 4)),
-        "gru_cell": (nn.GRUCell(4, 6), torch.zeros(3, 4)),
-        "rnn": (nn.RNN(4, 6), torch.zeros(5, 3, 4)),
-        "rnn_cell": (nn.RNNCell(4, 6), torch.zeros(3, 4)),
-        "letters": (Letters(), torch.zeros(3, 5, dtype=torch.int64)),
-        "two": (TwoInTwoOut(), (torch.zeros(5, 3, 3), torch.zeros(5, 3, 2))),
-    }
-
-
-class Server:
-    """`python -m statecell_server` on a port, killed at the end."""
-
-    def __init__(self, models: Path, port: int = 0) -> None:
-        command = [sys.executable, "-m", "statecell_server", "--models", str(models), "--port", str(port)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        assert line.startswith("listening on "), line
-        self.address = line.split()[-1]
-
-    def stop(self) -> None:
-        self.process.kill()
-        self.process.wait(10)
-        assert self.process.stdout is not None
-        self.process.stdout.close()
+EXAMPLES: dict[str, tuple[type[nn.Module], tuple[int, ...], dict[str, bool], object]] = {
+    "both_ways": (nn.LSTM, (4, 5), {"bidirectional": True}, torch.zeros(5, 3, 4)),
+    "gru": (nn.GRU, (4, 6), {"batch_first": True}, torch.zeros(3, 5, 4)),
+    "gru_cell": (nn.GRUCell, (4, 6), {}, torch.zeros(3, 4)),
+    "letters": (Letters, (), {}, torch.zeros(3, 5, dtype=torch.int64)),
+    "lstm": (nn.LSTM, (10, 20, 2), {}, torch.zeros(5, 3, 10)),
+    "lstm_cell": (nn.LSTMCell, (10, 20), {}, torch.zeros(3, 10)),
+    "rnn": (nn.RNN, (4, 6), {}, torch.zeros(5, 3, 4)),
+    "rnn_cell": (nn.RNNCell, (4, 6), {}, torch.zeros(3, 4)),
+    "two": (TwoInTwoOut, (), {}, (torch.zeros(5, 3, 3), torch.zeros(5, 3, 2))),
+}
 
 
 @pytest.fixture(scope="session")
 def modules() -> dict[str, nn.Module]:
+    """What the served models were exported from."""
     torch.manual_seed(0)
-    return {name: module.eval() for name, (module, _) in _modules().items()}
+    return {name: kind(*sizes, **flags).eval() for name, (kind, sizes, flags, _) in EXAMPLES.items()}
 
 
 @pytest.fixture(scope="session")
-def models(modules: dict[str, nn.Module], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def client_models(modules: dict[str, nn.Module], tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("models")
-    for name, (_, example) in _modules().items():
-        export(modules[name], example, name=name, out=out)
+    for name, (*_, example) in EXAMPLES.items():
+        statecell_export.export(modules[name], example, name=name, out=out)
     return out
 
 
 @pytest.fixture(scope="session")
-def address(models: Path) -> Iterator[str]:
-    server = Server(models)
-    yield server.address
-    server.stop()
+def address(serve: Serve, client_models: Path) -> Iterator[str]:
+    with serve(models=client_models) as server:
+        yield server.address
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from statecell_client import (
     Snapshot,
     SnapshotMismatch,
     StatecellError,
+    StepUnsettled,
 )
 from torch import nn
 
@@ -113,25 +114,48 @@ def test_an_input_may_depend_on_the_answer_before_it(session: Session) -> None:
         x = y[:10]
 
 
-def test_a_stream_closed_early_leaves_a_session_that_knows_where_it_stands(client: Client, session: Session) -> None:
+def test_a_stream_closed_early_leaves_a_session_that_says_so(client: Client, session: Session) -> None:
     xs = randn(40, 10)
     stream = session.stream(xs, ahead=8)
     next(stream)
-    stream.close()  # type: ignore[attr-defined]
+    stream.close()
     assert session.step_index == 16
+    with pytest.raises(StepUnsettled, match="closed 15 steps after the last answer"):
+        session.step(xs[16])
+    state = session.state
     with client.session("lstm") as other:
         other.run(xs[:16, None])
+        np.testing.assert_array_equal(state["h_0"], other.state["h_0"])
         np.testing.assert_array_equal(session.step(xs[16]), other.step(xs[16]))
 
 
-def test_an_error_of_the_source_comes_out_and_the_session_goes_on(session: Session) -> None:
+def test_a_generator_closed_early_leaves_the_session_behind_its_last_answer(session: Session) -> None:
+    stream = session.stream(x for x in randn(40, 10))
+    next(stream), next(stream)
+    stream.close()
+    assert session.step_index == 2
+    session.step(randn(10))
+
+
+@pytest.mark.parametrize("ahead", [1, 4])
+def test_an_error_of_the_source_comes_after_all_answers_and_the_session_goes_on(session: Session, ahead: int) -> None:
     def source() -> Iterator[Array]:
         yield from randn(10, 10)
         raise LookupError("no more ticks")
 
+    answers: list[Array] = []
     with pytest.raises(LookupError, match="no more ticks"):
-        list(session.stream(source(), ahead=4))
-    assert session.step_index == 8
+        answers.extend(session.stream(source(), ahead=ahead))
+    assert len(answers) == session.step_index == 10
+    session.step(randn(10))
+
+
+@pytest.mark.parametrize("ahead", [None, 1, 4])
+def test_a_bad_input_in_a_stream_stops_it_there(session: Session, ahead: int | None) -> None:
+    answers: list[Array] = []
+    with pytest.raises(ShapeMismatch):
+        answers.extend(session.stream([*randn(10, 10), randn(9), randn(10)], ahead=ahead))
+    assert len(answers) == session.step_index == 10
     session.step(randn(10))
 
 
