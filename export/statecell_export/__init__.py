@@ -1,0 +1,24 @@
+"""Export recurrent PyTorch models to ONNX and TorchScript with their state as inputs and outputs, and prove the export."""
+
+from statecell_export.errors import (
+    CheckpointError,
+    ExampleError,
+    ExportError,
+    GraphRefusedError,
+    ModuleRefusedError,
+    VerificationError,
+)
+from statecell_export.exporter import export
+from statecell_export.report import Proof, Report
+
+__all__ = [
+    "CheckpointError",
+    "ExampleError",
+    "ExportError",
+    "GraphRefusedError",
+    "ModuleRefusedError",
+    "Proof",
+    "Report",
+    "VerificationError",
+    "export",
+]

@@ -1,0 +1,18 @@
+"""PyTorch's warnings that tell the user of an export nothing: every one of them is answered by the verification."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch.jit import TracerWarning
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Neither the deprecation of TorchScript and its exporter, nor what a trace may bake in, nor oneDNN's lack of projections."""
+    with warnings.catch_warnings():
+        for category in (DeprecationWarning, FutureWarning, UserWarning):
+            warnings.filterwarnings("ignore", category=category, module=r"torch\.|statecell_export\.")
+        warnings.filterwarnings("ignore", message="LSTM with projections is not supported with oneDNN")
+        warnings.filterwarnings("ignore", category=TracerWarning)
+        yield

@@ -1,0 +1,55 @@
+"""What an export made, and what was proven of it."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from statecell.spec import ModelSpec
+
+
+@dataclass(frozen=True)
+class Proof:
+    """The outcome of a verification.
+
+    worst: artifact -> output -> the largest error over all cases, relative to the reference's largest magnitude (at least 1).
+    tolerance: the largest that was allowed, in the case that came nearest to its own.
+    """
+
+    streamable: bool
+    reason: str
+    reference: str  # the dtype in which the module itself was run
+    cases: int
+    worst: dict[str, dict[str, float]]
+    tolerance: float
+
+    @property
+    def worst_error(self) -> float:
+        return max((error for outputs in self.worst.values() for error in outputs.values()), default=0.0)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `export` returns and writes as report.json.
+
+    path: the version's folder. artifacts: file name -> its size and sha256. recipe: how the ONNX graph was made.
+    """
+
+    spec: ModelSpec
+    path: Path
+    recipe: str
+    form: str
+    proof: Proof
+    artifacts: dict[str, dict[str, Any]]
+    versions: dict[str, str]
+    seconds: float
+    notes: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """The sha256 of the first artifact: model.onnx where there is one."""
+        return str(next(iter(self.artifacts.values()))["sha256"])
+
+    def to_json(self) -> str:
+        fields = asdict(self) | {"spec": self.spec.to_dict(), "path": str(self.path), "worst_error": self.proof.worst_error}
+        return json.dumps(fields, indent=2) + "\n"
