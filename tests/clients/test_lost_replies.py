@@ -136,3 +136,23 @@ def test_a_durable_session_moves_to_another_address_in_the_middle_of_a_stream(
         assert session.step_index == 100
         assert (proxy.connections, other.connections) >= (1, 1)
         created.close()
+
+
+def test_a_connection_that_falls_silent_counts_as_broken(
+    address: str, proxy: Proxy, undisturbed: np.ndarray[tuple[int, int], np.dtype[np.float32]]
+) -> None:
+    impatient = Retry(timeout=20, first_pause=0.01, longest_pause=0.05, silence=1.2)
+    with proxy_to(address) as other, Client([proxy.address, other.address], retry=impatient) as client:
+        created = client.session("lstm")
+        session = client.attach(created.id, durable=True)
+        np.testing.assert_array_equal(session.step(XS[0]), undisturbed[0])
+        proxy.swallowing.set()
+        began = time.monotonic()
+        for t in range(1, 4):
+            np.testing.assert_array_equal(session.step(XS[t]), undisturbed[t])
+        proxy.swallowing.clear()
+        other.swallowing.set()
+        for t, y in enumerate(session.stream(XS[4:8], ahead=1), 4):
+            np.testing.assert_array_equal(y, undisturbed[t])
+        assert 0.5 < time.monotonic() - began < 10
+        assert session.step_index == 8

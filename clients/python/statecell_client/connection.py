@@ -25,6 +25,8 @@ def channel_options(silence: float) -> tuple[tuple[str, int], ...]:
         ("grpc.max_send_message_length", -1),
         ("grpc.keepalive_time_ms", int(silence * 1000 * 2 / 3)),
         ("grpc.keepalive_timeout_ms", int(silence * 1000 / 3)),
+        # gRPC's probes of the bandwidth hold keepalive back until they are answered: a minute, unless told otherwise.
+        ("grpc.http2.ping_timeout_ms", int(silence * 1000 / 3)),
         ("grpc.http2.max_pings_without_data", 0),
         # A server that comes back is found within a second, not within gRPC's two minutes.
         ("grpc.initial_reconnect_backoff_ms", 50),
