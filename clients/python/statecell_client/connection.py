@@ -1,0 +1,123 @@
+"""Calls over one or several addresses: written once, carried by a blocking or by an asyncio transport.
+
+The functions here are coroutines. Under the blocking transport none of them ever waits: `run` takes each to its end in one go.
+"""
+
+import random
+from collections.abc import AsyncGenerator, Awaitable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Protocol, TypeVar
+
+from google.protobuf.message import Message
+from statecell.v1 import inference_pb2 as wire
+
+from statecell_client.errors import ServerUnreachable, StatecellError
+from statecell_client.retry import Attempts, Retry, Route
+
+T = TypeVar("T")
+Headers = tuple[tuple[str, str], ...]
+
+CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    # A peer that is gone without a word is found out within 15 seconds while a call waits for it.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    # A server that comes back is found within a second, not within gRPC's two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.min_reconnect_backoff_ms", 1_000),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+    # Retries are this package's: gRPC's own would not move on to another address.
+    ("grpc.enable_retries", 0),
+    # Clients of one process do not share a connection: servers balance connections.
+    ("grpc.use_local_subchannel_pool", 1),
+)
+
+
+class Duplex(Protocol):
+    """An open StreamSteps call. Raises StatecellError where it breaks."""
+
+    async def write(self, request: wire.StreamStepsRequest) -> None: ...
+    async def read(self) -> wire.StreamStepsResponse: ...
+    def cancel(self) -> None: ...
+
+
+class Transport(Protocol):
+    """What differs between blocking and asyncio. Errors are StatecellError, decoded."""
+
+    async def call(self, address: str, rpc: str, request: Message, timeout: float, headers: Headers) -> Any: ...
+    async def open(self, address: str, headers: Headers) -> Duplex: ...
+    async def pause(self, seconds: float) -> None: ...
+    async def close(self) -> None: ...
+
+
+def run(awaitable: Awaitable[T]) -> T:
+    """The result of a coroutine that never waits, because what it calls blocks instead."""
+    steps = awaitable.__await__()
+    try:
+        next(steps)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+    raise AssertionError("a blocking transport waited")
+
+
+def iterate(items: AsyncGenerator[T]) -> Iterator[T]:
+    """The items of an asynchronous generator that never waits."""
+    try:
+        while True:
+            try:
+                item = run(anext(items))
+            except StopAsyncIteration:
+                return
+            yield item
+    finally:
+        run(items.aclose())
+
+
+class Connection:
+    """The addresses of one service and how calls to it are repeated."""
+
+    def __init__(self, transport: Transport, addresses: str | Sequence[str], retry: Retry) -> None:
+        several = [addresses] if isinstance(addresses, str) else list(addresses)
+        if not several or not all(several):
+            raise ValueError(f"addresses are {several}, expected one or more such as 'localhost:50051'")
+        self.transport = transport
+        self.route = Route(several, random.randrange(len(several)))  # so that many clients spread
+        self.retry = retry
+        self.reached = False
+
+    def attempts(self, route: Route, timeout: float | None = None) -> Attempts:
+        return Attempts(route, self.retry if timeout is None else replace(self.retry, timeout=timeout), self.reached)
+
+    def next_route(self) -> Route:
+        """Where to create the next session: the addresses take turns."""
+        self.route.index = (self.route.index + 1) % len(self.route.addresses)
+        return replace(self.route)
+
+    async def call(
+        self, rpc: str, request: Message, route: Route | None = None, session_id: str = "", timeout: float | None = None
+    ) -> Any:
+        """The reply, after as many attempts as it takes. Raises StatecellError."""
+        attempts = self.attempts(route or self.route, timeout)
+        headers = headers_of(session_id)
+        while True:
+            try:
+                reply = await self.transport.call(attempts.route.address, rpc, request, max(attempts.left, 0.001), headers)
+            except StatecellError as error:
+                self.heard(error)
+                pause = attempts.failed(error)
+            else:
+                self.heard()
+                return reply
+            await self.transport.pause(pause)
+
+    def heard(self, error: StatecellError | None = None) -> None:
+        """Remembers that somebody answered."""
+        self.reached = self.reached or not isinstance(error, ServerUnreachable)
+
+
+def headers_of(session_id: str) -> Headers:
+    """Balancers may keep a session on its replica by this header; that is faster, not needed."""
+    return (("x-session-id", session_id),) if session_id else ()

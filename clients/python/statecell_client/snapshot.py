@@ -1,0 +1,60 @@
+"""A session's state between two steps, whole and portable."""
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from google.protobuf.message import DecodeError
+from statecell.tensor import unpack
+from statecell.v1 import inference_pb2 as wire
+
+from statecell_client.arrays import Array
+from statecell_client.errors import SnapshotMismatch
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What `session.snapshot()` gives and `client.session(model, snapshot=…)` takes, there or on another server.
+
+    It is bound to the artifact that it was taken from, and checksummed: the server refuses a wrong one with SnapshotMismatch.
+    """
+
+    message: wire.Snapshot
+
+    @property
+    def model(self) -> str:
+        return self.message.model
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the artifact that the state belongs to, in hex."""
+        return self.message.digest
+
+    @property
+    def batch(self) -> int:
+        return self.message.batch
+
+    @property
+    def step_index(self) -> int:
+        """Time steps consumed so far."""
+        return self.message.step_index
+
+    @property
+    def states(self) -> dict[str, Array]:
+        """Copies of the states by the names of the state inputs ("h_0", "c_0"), in the spec's order."""
+        return {tensor.name: np.array(unpack(tensor)) for tensor in self.message.states}
+
+    def to_bytes(self) -> bytes:
+        """For a file or a database: the serialised statecell.v1.Snapshot, which every client reads."""
+        return self.message.SerializeToString()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """The reverse of to_bytes. Raises SnapshotMismatch where `data` is no snapshot."""
+        try:
+            message = wire.Snapshot.FromString(data)
+        except DecodeError as error:
+            raise SnapshotMismatch(f"{len(data)} bytes are not a snapshot: {error}") from error
+        if message.format != 1 or not message.model:
+            raise SnapshotMismatch(f"a snapshot of format {message.format} came, this release reads format 1")
+        return cls(message)

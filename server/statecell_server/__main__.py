@@ -1,0 +1,77 @@
+"""The command `statecell-server`."""
+
+import asyncio
+import logging
+import re
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from statecell_server.app import App
+from statecell_server.config import Config, ConfigError
+from statecell_server.runtime import LoadError
+
+UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+DEFAULTS = Config(models=Path())
+
+app = typer.Typer(add_completion=False)
+
+
+def size(text: str) -> int:
+    """ "512MiB" in bytes."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    if match is None:
+        raise typer.BadParameter(f"{text!r} is not a size; write it as 512MiB or 2GiB")
+    return int(float(match[1]) * UNITS[match[2].upper()])
+
+
+@app.command()
+def serve(
+    models: Annotated[Path, typer.Option(help="The model repository: <name>/<version>/model.onnx.")] = Path("models"),
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = DEFAULTS.host,
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 for a free one.")] = DEFAULTS.port,
+    state_memory: Annotated[str, typer.Option(help="Memory for the states of a model's sessions, such as 512MiB.")] = "1GiB",
+    session_ttl: Annotated[float, typer.Option(help="Seconds after which an idle session is dropped.")] = DEFAULTS.session_ttl,
+    max_batch: Annotated[int, typer.Option(help="Rows that run together at most.")] = DEFAULTS.max_batch,
+    max_queue: Annotated[int, typer.Option(help="Steps of a model that may wait.")] = DEFAULTS.max_queue,
+    max_message: Annotated[str, typer.Option(help="Largest request, such as 64MiB.")] = "64MiB",
+    threads: Annotated[int, typer.Option(help="Threads within one run of a model.")] = DEFAULTS.threads,
+    drain_seconds: Annotated[
+        float, typer.Option(help="Seconds to finish what is in flight at the end.")
+    ] = DEFAULTS.drain_seconds,
+    log_level: Annotated[str, typer.Option(help="DEBUG, INFO, WARNING or ERROR.")] = "INFO",
+) -> None:
+    """Serve recurrent models over gRPC and keep their state between calls.
+
+    Example: statecell-server --models models --host 127.0.0.1 --port 50051
+
+    Prints "listening on HOST:PORT" when it is ready. Ctrl-C or SIGTERM finish what is in flight and stop.
+    """
+    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    try:
+        config = Config(
+            models=models,
+            host=host,
+            port=port,
+            state_memory=size(state_memory),
+            session_ttl=session_ttl,
+            max_batch=max_batch,
+            max_queue=max_queue,
+            max_message=size(max_message),
+            threads=threads,
+            drain_seconds=drain_seconds,
+        )
+        asyncio.run(_run(config))
+    except (ConfigError, LoadError) as error:
+        print(f"statecell-server: {error}", file=sys.stderr)
+        raise typer.Exit(2) from error
+
+
+async def _run(config: Config) -> None:
+    await App(config).run()
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,74 @@
+"""App: the gRPC server around the engine, from start to a clean stop."""
+
+import asyncio
+import logging
+import signal
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from statecell.v1 import inference_pb2, inference_pb2_grpc
+
+from statecell_server.config import Config, ConfigError
+from statecell_server.engine import Engine
+from statecell_server.service import InferenceService
+
+log = logging.getLogger(__name__)
+
+
+class App:
+    """`await App(config).run()` serves until SIGTERM or Ctrl-C, and then finishes what is in flight."""
+
+    def __init__(self, config: Config) -> None:
+        """Loads the models. Raises runtime.LoadError; run raises ConfigError where it cannot listen."""
+        self._config = config
+        self._engine = Engine(config)
+        self._service = InferenceService(self._engine)
+        self._health = health.aio.HealthServicer()
+        self._stop = asyncio.Event()
+
+    async def run(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
+        server = self._server()
+        address = f"{self._config.host}:{self._config.port}"
+        try:
+            port = server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise ConfigError(f"cannot listen on {address}: {error}; is the --port taken?") from error
+        await self._engine.start()
+        await server.start()
+        await self._ready()
+        print(f"listening on {self._config.host}:{port}", flush=True)
+        await self._stop.wait()
+        await self._drain(server)
+
+    def _server(self) -> grpc.aio.Server:
+        server = grpc.aio.server(
+            options=[
+                ("grpc.max_receive_message_length", self._config.max_message),
+                ("grpc.max_send_message_length", -1),
+                ("grpc.so_reuseport", 0),
+                ("grpc.keepalive_permit_without_calls", 1),
+                ("grpc.http2.min_recv_ping_interval_without_data_ms", 5000),
+            ]
+        )
+        inference_pb2_grpc.add_InferenceServiceServicer_to_server(self._service, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        names = [inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name, health.SERVICE_NAME]
+        reflection.enable_server_reflection([*names, reflection.SERVICE_NAME], server)
+        return server
+
+    async def _ready(self) -> None:
+        """grpc.health.v1: the server as a whole, the service, and each model by its name."""
+        for name in ("", "statecell.v1.InferenceService", *(runner.name for runner in self._engine.models)):
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+
+    async def _drain(self, server: grpc.aio.Server) -> None:
+        log.info("stopping: finishing what is in flight, for %g s at most", self._config.drain_seconds)
+        self._engine.draining = True
+        await self._health.enter_graceful_shutdown()
+        self._service.drain()
+        await server.stop(self._config.drain_seconds)
+        await self._engine.stop()
+        log.info("stopped")

@@ -1,0 +1,35 @@
+"""What the server was told at start; validated once, changed by nobody."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class ConfigError(ValueError):
+    """The operator's fault: the message names the option, what it was and what it may be."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Sizes in bytes, times in seconds."""
+
+    models: Path
+    host: str = "127.0.0.1"
+    port: int = 50051
+    state_memory: int = 1 << 30
+    session_ttl: float = 3600.0
+    max_batch: int = 256
+    max_queue: int = 4096
+    max_message: int = 64 << 20
+    threads: int = 1
+    drain_seconds: float = 10.0
+
+    def __post_init__(self) -> None:
+        if not self.models.is_dir():
+            raise ConfigError(f"--models {self.models} is not a folder; make one with: statecell-export examples --out models")
+        if not 0 <= self.port <= 65535:
+            raise ConfigError(f"--port is {self.port}, expected 0 (a free one) to 65535")
+        for option in ("state_memory", "session_ttl", "max_batch", "max_queue", "max_message", "threads"):
+            if getattr(self, option) <= 0:
+                raise ConfigError(f"--{option.replace('_', '-')} is {getattr(self, option)}, expected more than 0")
+        if self.drain_seconds < 0:
+            raise ConfigError(f"--drain-seconds is {self.drain_seconds}, expected 0 or more")

@@ -1,0 +1,118 @@
+"""What can go wrong with a call. No error here knows the transport: service.py maps each to a gRPC code."""
+
+
+class StatecellError(Exception):
+    """Base of all. `reason` is stable; the message names the field, what came and what was expected."""
+
+    reason = "INTERNAL"
+    retry_seconds: float | None = None
+    """Where the same call may succeed later: after how long. Every state is as it was."""
+
+    def __init__(self, message: str, **metadata: object) -> None:
+        super().__init__(message)
+        self.metadata = {key: str(value) for key, value in metadata.items()}
+
+
+class ModelNotFound(StatecellError):
+    """The caller's fault: ListModels tells what is served."""
+
+    reason = "MODEL_NOT_FOUND"
+
+
+class SessionNotFound(StatecellError):
+    """The caller's fault: the id was never issued here, or its session was deleted."""
+
+    reason = "SESSION_NOT_FOUND"
+
+
+class SessionExpired(StatecellError):
+    """Nobody's fault: the session was idle for longer than the server keeps one. Create it again, from a snapshot if any."""
+
+    reason = "SESSION_EXPIRED"
+
+
+class SessionLost(StatecellError):
+    """The server's: it has been restarted and the session was not durable. Create it again, from a snapshot if there is one."""
+
+    reason = "SESSION_LOST"
+
+
+class StepOutOfOrder(StatecellError):
+    """The caller's fault: a step was skipped, sent twice long ago, or sent without step_index while another was in flight."""
+
+    reason = "STEP_OUT_OF_ORDER"
+
+
+class InvalidRequest(StatecellError):
+    """The caller's fault: a field is missing or contradicts another."""
+
+    reason = "INVALID_REQUEST"
+
+
+class ShapeMismatch(StatecellError):
+    """The caller's fault: a tensor's shape is not what ModelSpec says."""
+
+    reason = "SHAPE_MISMATCH"
+
+
+class DtypeMismatch(StatecellError):
+    """The caller's fault: a tensor's dtype is not what ModelSpec says."""
+
+    reason = "DTYPE_MISMATCH"
+
+
+class EmptyTensor(StatecellError):
+    """The caller's fault: a tensor has an axis of size 0. A run of no steps would wipe the state."""
+
+    reason = "EMPTY_TENSOR"
+
+
+class NonFiniteInput(StatecellError):
+    """The caller's fault: NaN or infinity in an input, which the kernels would silently turn into numbers."""
+
+    reason = "NON_FINITE_INPUT"
+
+
+class InputRefused(StatecellError):
+    """The caller's fault as a rule: the model itself could not be run on this input, such as a token beyond its vocabulary."""
+
+    reason = "INPUT_REFUSED"
+
+
+class NotStreamable(StatecellError):
+    """The model's nature: a run in pieces differs from the whole run, so it has no sessions. Use Infer."""
+
+    reason = "NOT_STREAMABLE"
+
+
+class SnapshotMismatch(StatecellError):
+    """The snapshot is damaged, or belongs to another model or another build of this one."""
+
+    reason = "SNAPSHOT_MISMATCH"
+
+
+class QueueFull(StatecellError):
+    """Nobody's fault: more steps wait than the server will queue."""
+
+    reason = "QUEUE_FULL"
+    retry_seconds = 0.1
+
+
+class StateBudgetExceeded(StatecellError):
+    """Nobody's fault: the memory for states is taken. Delete sessions, or serve with a larger --state-memory."""
+
+    reason = "STATE_BUDGET_EXCEEDED"
+    retry_seconds = 1.0
+
+
+class Draining(StatecellError):
+    """Nobody's fault: the server is about to stop and takes no new sessions. Another one will."""
+
+    reason = "DRAINING"
+    retry_seconds = 1.0
+
+
+class InternalError(StatecellError):
+    """The server's fault: a run failed for a reason that is not in its input. Every state is as it was."""
+
+    reason = "INTERNAL"

@@ -1,0 +1,99 @@
+"""Inputs: a request's arrays, checked against ModelSpec before ONNX Runtime can see them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from statecell.spec import BATCH, SEQ_LEN, ModelSpec, StateSpec, TensorSpec
+from statecell.tensor import Array
+
+from statecell_server.errors import DtypeMismatch, EmptyTensor, InvalidRequest, NonFiniteInput, ShapeMismatch
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """One call: an array for each of the spec's inputs, in its order."""
+
+    arrays: list[Array]
+    seq_len: int
+    rows: int
+    shared: tuple[bytes, ...] = ()
+    """The inputs that have no batch axis. Only calls that agree on them can share a run."""
+
+    def take(self, spec: ModelSpec, rows: Sequence[int]) -> "Inputs":
+        """These rows only."""
+        axes = [t.batch_axis for t in spec.inputs]
+        arrays = [a if x is None else a.take(rows, axis=x) for a, x in zip(self.arrays, axes, strict=True)]
+        return Inputs(arrays, self.seq_len, len(rows), self.shared)
+
+
+def check_inputs(spec: ModelSpec, tensors: Mapping[str, Array], rows: int | None) -> Inputs:
+    """The inputs of a call of `rows` rows (None: as many as x has).
+
+    Raises InvalidRequest, DtypeMismatch, ShapeMismatch, EmptyTensor, NonFiniteInput.
+    """
+    if len(spec.inputs) == 1 and len(tensors) == 1 and "" in tensors:
+        tensors = {spec.inputs[0].name: tensors[""]}
+    _check_names("input", [t.name for t in spec.inputs], tensors)
+    symbols: dict[str, int] = {} if rows is None else {BATCH: rows}
+    arrays = [tensors[t.name] for t in spec.inputs]
+    for tensor, array in zip(spec.inputs, arrays, strict=True):
+        _check_tensor(tensor, array, symbols)
+    shared = tuple(a.tobytes() for t, a in zip(spec.inputs, arrays, strict=True) if t.batch_axis is None)
+    return Inputs(arrays, symbols.get(SEQ_LEN, 1), symbols.get(BATCH, 1), shared)
+
+
+def check_states(spec: ModelSpec, tensors: Mapping[str, Array], rows: int) -> list[Array]:
+    """An array for each of the spec's states, of `rows` rows. Raises as check_inputs does."""
+    _check_names("state", [s.input for s in spec.states], tensors)
+    arrays = [tensors[s.input] for s in spec.states]
+    for state, array in zip(spec.states, arrays, strict=True):
+        _check_tensor(state, array, {BATCH: rows})
+    return arrays
+
+
+def split_states(spec: ModelSpec, tensors: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
+    """(inputs, states) of a call that may carry both."""
+    names = {s.input for s in spec.states}
+    return (
+        {name: array for name, array in tensors.items() if name not in names},
+        {name: array for name, array in tensors.items() if name in names},
+    )
+
+
+def _check_names(kind: str, expected: Sequence[str], tensors: Mapping[str, Array]) -> None:
+    for name in tensors:
+        if name not in expected:
+            raise InvalidRequest(f"there is no {kind} {name!r}; the model's {kind}s are {', '.join(expected)}", field=name)
+    for name in expected:
+        if name not in tensors:
+            raise InvalidRequest(f"{kind} {name!r} is missing; the model's {kind}s are {', '.join(expected)}", field=name)
+
+
+def _check_tensor(spec: TensorSpec | StateSpec, array: Array, symbols: dict[str, int]) -> None:
+    """Checks one array; adds the sizes of the symbols that it is the first to show."""
+    name = spec.name if isinstance(spec, TensorSpec) else spec.input
+    if array.dtype.name != spec.dtype:
+        raise DtypeMismatch(
+            f"{name} is {array.dtype.name}, expected {spec.dtype}", field=name, got=array.dtype.name, expected=spec.dtype
+        )
+    if array.size == 0:
+        raise EmptyTensor(
+            f"{name} has shape {list(array.shape)}: every axis must be at least 1", field=name, got=list(array.shape)
+        )
+    fits = len(array.shape) == len(spec.shape)
+    if fits:
+        for size, want in zip(array.shape, spec.shape, strict=True):
+            if size != (symbols.setdefault(want, size) if isinstance(want, str) else want):
+                fits = False
+    if not fits:
+        expected = [f"{size}={symbols[size]}" if size in symbols else size for size in spec.shape]
+        raise ShapeMismatch(
+            f"{name} has shape {list(array.shape)}, expected [{', '.join(map(str, expected))}]",
+            field=name,
+            got=list(array.shape),
+            expected=expected,
+        )
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        where = [int(i) for i in np.argwhere(~np.isfinite(array))[0]]
+        raise NonFiniteInput(f"{name} has {array[tuple(where)]} at {where}, expected finite numbers", field=name, at=where)

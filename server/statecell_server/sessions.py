@@ -1,0 +1,161 @@
+"""Session: one client's recurrence. Sessions: all of them, by id."""
+
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import count, islice
+from typing import TYPE_CHECKING
+
+from statecell.tensor import Array
+
+from statecell_server.arena import INITIAL_SLOT
+from statecell_server.errors import InvalidRequest, SessionExpired, SessionLost, SessionNotFound, StatecellError, StepOutOfOrder
+
+if TYPE_CHECKING:
+    from statecell_server.scheduler import Step
+
+TOMBSTONES = 100_000
+"""Expired ids remembered, so that their owners are told what happened."""
+
+
+@dataclass(slots=True)
+class Reply:
+    """What a step gave: outputs in the spec's order, and which rows of them are the session's."""
+
+    start: int
+    stop: int
+    outputs: list[Array]
+    first_row: int
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """The state is in `slots`, or in `loaded` until the next step brings it into the arena."""
+
+    id: str
+    model: str
+    version: str
+    batch: int = 1
+    durable: bool = False
+    number: int = 0
+    step_index: int = 0
+    slots: list[int] = field(default_factory=list)
+    loaded: list[Array] | None = None
+    pending: "list[Step] | None" = None  # in order; only the first may run
+    last: Reply | None = None
+    ended: StatecellError | None = None
+    epoch: int = 0  # changes when the state is set from outside; steps begun before do not count
+    created: float = field(default_factory=time.time)
+    used: float = field(default_factory=time.time)
+
+    def __post_init__(self) -> None:
+        if not self.slots:
+            self.slots = [INITIAL_SLOT] * self.batch
+
+    def fork(self, session_id: str) -> "Session":
+        """A session at the same point, with the same slots: the arena must be told that they are shared."""
+        fork = Session(session_id, self.model, self.version, self.batch, self.durable)
+        fork.step_index, fork.slots, fork.loaded = self.step_index, list(self.slots), self.loaded
+        return fork
+
+    def reset(self) -> None:
+        """After its slots were given back: at the start again; what was begun before does not count."""
+        self.step_index, self.last, self.loaded = 0, None, None
+        self.epoch += 1
+
+    def place(self, step_index: int | None, seq_len: int) -> "Step | Reply | None":
+        """Where a step belongs: the pending step that it repeats, the reply that it repeats, or None: at the end of the queue.
+
+        Raises StepOutOfOrder.
+        """
+        pending = self.pending
+        if step_index is None:
+            if pending:
+                raise StepOutOfOrder(
+                    f"session {self.id} has a step in flight; wait for its reply, or send step_index to queue steps",
+                    session_id=self.id,
+                )
+            return None
+        expected = pending[-1].stop_of(self) if pending else self.step_index
+        if step_index == expected:
+            return None
+        for step in pending or ():
+            if (step.start_of(self), step.stop_of(self)) == (step_index, step_index + seq_len):
+                return step
+        if self.last is not None and (self.last.start, self.last.stop) == (step_index, step_index + seq_len):
+            return self.last
+        raise StepOutOfOrder(
+            f"session {self.id} is at step_index {expected}, the step of {seq_len} says {step_index}",
+            session_id=self.id,
+            expected_step_index=expected,
+            step_index=step_index,
+        )
+
+
+class Sessions:
+    """The table of sessions. Belongs to the event loop."""
+
+    def __init__(self, ttl: float) -> None:
+        self._ttl = ttl
+        self._sessions: dict[str, Session] = {}
+        self._expired: OrderedDict[str, None] = OrderedDict()
+        # Ids begin with a mark of this process: one that does not is of a server that is gone.
+        self._mark = secrets.token_hex(4)
+        self._numbers = count(1)
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def __iter__(self) -> Iterator[Session]:
+        return iter(list(self._sessions.values()))
+
+    def issue(self) -> str:
+        """A new unguessable id: 128 random bits."""
+        return f"{self._mark}-{secrets.token_urlsafe(16)}"
+
+    def add(self, session: Session) -> None:
+        session.number = next(self._numbers)
+        self._sessions[session.id] = session
+
+    def get(self, session_id: str) -> Session:
+        """Raises SessionNotFound, SessionExpired, SessionLost."""
+        session = self._sessions.get(session_id)
+        if session is None:
+            raise self._absent(session_id)
+        return session
+
+    def _absent(self, session_id: str) -> StatecellError:
+        if session_id in self._expired:
+            return SessionExpired(f"session {session_id} was idle for {self._ttl:g} s and is gone", session_id=session_id)
+        mark, dash, rest = session_id.partition("-")
+        if dash and len(mark) == 8 and len(rest) == 22 and mark != self._mark:
+            return SessionLost(f"session {session_id} was in the memory of a server that has stopped", session_id=session_id)
+        return SessionNotFound(f"there is no session {session_id!r}", session_id=session_id)
+
+    def remove(self, session: Session) -> None:
+        """What is in flight for it will be thrown away."""
+        del self._sessions[session.id]
+        session.ended = SessionNotFound(f"session {session.id} was deleted", session_id=session.id)
+
+    def expire(self, now: float) -> list[Session]:
+        """Removes the sessions that have been idle for too long, and gives them back."""
+        old = [s for s in self._sessions.values() if now - s.used > self._ttl and not s.pending]
+        for session in old:
+            self.remove(session)
+            self._expired[session.id] = None
+            if len(self._expired) > TOMBSTONES:
+                self._expired.popitem(last=False)
+        return old
+
+    def page(self, model: str, size: int, token: str) -> tuple[list[Session], str]:
+        """Sessions in the order of their creation, and the token of the next page ("": none). Raises InvalidRequest."""
+        if size < 0:
+            raise InvalidRequest(f"page_size is {size}, expected 0 or more", field="page_size")
+        if token and not token.isdigit():
+            raise InvalidRequest(f"page_token is {token!r}, expected what the page before gave", field="page_token")
+        after, size = int(token or 0), size or 1000
+        found = (s for s in self._sessions.values() if s.number > after and model in ("", s.model))
+        page = list(islice(found, size + 1))
+        return page[:size], str(page[size - 1].number) if len(page) > size else ""

@@ -1,0 +1,45 @@
+"""Snapshot: a session's state between two steps, whole, portable and checksummed."""
+
+import hashlib
+from dataclasses import dataclass
+
+from statecell.tensor import Array
+
+from statecell_server.errors import SnapshotMismatch
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """`states` by the names of the state inputs, in the spec's order; `digest` is of the artifact they belong to."""
+
+    model: str
+    digest: str
+    batch: int
+    step_index: int
+    states: dict[str, Array]
+    format: int = FORMAT
+
+    def checksum(self) -> bytes:
+        """SHA-256 over the lines "format", "model", "digest", "batch", "step_index", then for each state the line
+        "name dtype shape" and its little-endian bytes; lines end with a newline, sizes in a shape are separated by commas."""
+        sha = hashlib.sha256(f"{self.format}\n{self.model}\n{self.digest}\n{self.batch}\n{self.step_index}\n".encode())
+        for name, array in self.states.items():
+            sha.update(f"{name} {array.dtype.name} {','.join(map(str, array.shape))}\n".encode())
+            sha.update(array.tobytes())
+        return sha.digest()
+
+    def verify(self, checksum: bytes, model: str, digest: str) -> None:
+        """Raises SnapshotMismatch unless it is whole and belongs to this model."""
+        if self.format != FORMAT:
+            raise SnapshotMismatch(f"the snapshot has format {self.format}, this server reads format {FORMAT}")
+        if checksum != self.checksum():
+            raise SnapshotMismatch("the snapshot's checksum does not fit its content: it is damaged", field="checksum")
+        if digest != self.digest:
+            raise SnapshotMismatch(
+                f"the snapshot is of {self.model!r} with digest {self.digest[:12]}, {model!r} here has {digest[:12]}",
+                field="digest",
+                got=self.digest,
+                expected=digest,
+            )

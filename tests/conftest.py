@@ -1,0 +1,64 @@
+"""Real servers on port 0 and small real models, for all tests."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import statecell_export
+
+from tests.modules import modules
+
+Serve = Callable[..., AbstractContextManager["Server"]]
+
+
+@dataclass
+class Server:
+    """A statecell-server in a process of its own."""
+
+    address: str
+    process: "subprocess.Popen[str]"
+
+    def stop(self) -> int:
+        """SIGTERM, as an operator would; the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout=30)
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model repository."""
+    out = tmp_path_factory.mktemp("models")
+    for name, (module, example) in modules().items():
+        statecell_export.export(module.eval(), example, name=name, out=out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def serve(models: Path) -> Serve:
+    """`with serve("--max-queue", "8") as server:` a server of `models` (or of models=...) until the end of the block."""
+
+    @contextmanager
+    def run(*flags: str, models: Path = models) -> Iterator[Server]:
+        command = [sys.executable, "-m", "statecell_server", "--models", str(models), "--port", "0", *flags]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            try:
+                assert process.stdout is not None
+                line = process.stdout.readline()
+                assert line.startswith("listening on "), f"the server said {line!r}"
+                yield Server(line.split()[-1], process)
+            finally:
+                process.kill()
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def server(serve: Serve) -> Iterator[Server]:
+    """A server with default settings that the tests of a module share."""
+    with serve() as running:
+        yield running

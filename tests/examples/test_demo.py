@@ -1,0 +1,74 @@
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from statecell_client import Client, ServerUnreachable
+from statecell_examples import forecast
+from statecell_examples.charlm import decode, encode, load
+from statecell_examples.demo.server import ServerFailedError, serving
+from statecell_examples.demo.text import PROMPT, characters
+from statecell_examples.forecast.train import held_out_rmse
+
+
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", *map(str, arguments)], capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("repository") / "models"
+    exported = run("statecell_export", "examples", "--out", out)
+    assert exported.returncode == 0, exported.stderr
+    return out
+
+
+def test_demo_writes_text_follows_the_series_and_equals_pytorch(models: Path, tmp_path: Path) -> None:
+    demo = run("statecell_examples.demo", "--models", models, "--out", tmp_path / "out", "--length", "60")
+    assert demo.returncode == 0, demo.stdout + demo.stderr
+    said = " ".join(demo.stdout.split())
+    assert "It is a truth universally acknowledged, that " in said
+    rmse = re.search(r"RMSE ([0-9.]+) ppm", said)
+    assert rmse is not None
+    assert float(rmse[1]) == pytest.approx(held_out_rmse(forecast.load()), abs=1e-3)
+    assert "nn.LSTMCell(10, 20), x [2, 3, 10]: remote and PyTorch differ by at most" in said
+    assert "nn.LSTM(10, 20, 2), x [5, 3, 10]: remote and PyTorch differ by at most" in said
+    assert "stopped with exit code 0" in said
+    assert (tmp_path / "out" / "forecast.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_text_written_through_the_server_is_the_text_that_pytorch_writes(models: Path) -> None:
+    with serving(models) as address, Client(address) as client:
+        remote = "".join(characters(client, 200))
+    model, rng = load(), np.random.default_rng(1813)
+    x, state, local = torch.from_numpy(encode(PROMPT))[None], None, ""
+    with torch.no_grad():
+        for _ in range(200):
+            logits, state = model(x, state)
+            weights = (logits[0, -1].double() / 0.5).softmax(0).numpy()
+            x = torch.tensor([[rng.choice(len(weights), p=weights / weights.sum())]])
+            local += decode(x[0].numpy())
+    assert remote == local
+
+
+def test_demo_without_models_says_how_to_make_them(tmp_path: Path) -> None:
+    demo = run("statecell_examples.demo", "--models", tmp_path, "--out", tmp_path / "out")
+    assert demo.returncode == 2
+    assert "statecell-export examples --out" in demo.stderr
+
+
+def test_server_that_cannot_start_is_reported_with_its_own_words(tmp_path: Path) -> None:
+    with pytest.raises(ServerFailedError, match=r"before it was ready; it said:\n.*nowhere"), serving(tmp_path / "nowhere"):
+        pass
+
+
+def test_server_is_gone_when_the_block_raises(models: Path) -> None:
+    with pytest.raises(ZeroDivisionError), serving(models) as address:
+        raise ZeroDivisionError
+    with pytest.raises(ServerUnreachable), Client(address) as client:
+        client.session("charlm")
