@@ -21,21 +21,32 @@ _GATE_ORDER = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2), "RNN": (0,)}
 def direct(module: Recurrent, spec: ModelSpec, *, fused: bool = True) -> onnx.ModelProto:
     """A bare recurrent module as a model."""
     graph = Graph()
-    y, after = build(graph, module, spec.inputs[0].name, [state.input for state in spec.states], fused=fused)
+    states = [state.input for state in spec.states]
+    batched = len(spec.inputs[0].shape) == (2 if isinstance(module, Cell) else 3)
+    y, after = build(graph, module, spec.inputs[0].name, states, fused=fused, batched=batched)
     for source, tensor in zip((y, *after), (*spec.outputs, *map(next_state, spec.states)), strict=True):
         graph.add_many("Identity", [source], [tensor.name])
     return to_model(helper.make_graph(graph.nodes, spec.name, [], [], graph.initializers), spec)
 
 
 def build(
-    graph: Graph, module: Recurrent, x: str, states: Sequence[str], *, lengths: str = "", fused: bool = True
+    graph: Graph, module: Recurrent, x: str, states: Sequence[str], *, lengths: str = "", fused: bool = True, batched: bool = True
 ) -> tuple[str, list[str]]:
     """Append the nodes of `module` in eval mode to `graph`; the names of y and of the next states.
 
     x is [seq_len, batch, input_size], with batch_first [batch, seq_len, input_size], for a cell [batch, input_size];
-    a state is [num_layers * num_directions, batch, size], for a cell [batch, size]; lengths, where given, is int32 [batch].
-    fused: as ONNX's own LSTM, GRU and RNN nodes, where these have what the module has.
+    a state is [num_layers * num_directions, batch, size], for a cell [batch, size]. lengths: int32 [batch] for sequences that end
+    sooner than seq_len; then x is always [seq_len, batch, input_size].
+    fused: as ONNX's own LSTM, GRU and RNN nodes, where these have what the module has. batched: False where x and the states
+    have no batch axis.
     """
+    if not batched:
+        at = 0 if isinstance(module, Cell) or module.batch_first else 1
+        axis, state_axis = graph.ints(at), graph.ints(0 if isinstance(module, Cell) else 1)
+        x = graph.add("Unsqueeze", x, axis)
+        states = [graph.add("Unsqueeze", state, state_axis) for state in states]
+        y, after = build(graph, module, x, states, fused=fused)
+        return graph.add("Squeeze", y, axis), [graph.add("Squeeze", state, state_axis) for state in after]
     layer = _fused if fused else scan
     if isinstance(module, Cell):
         axis = graph.ints(0)
@@ -45,7 +56,8 @@ def build(
         after = [graph.add("Squeeze", state, axis) for state in after]
         return after[0], after
 
-    if module.batch_first:
+    batch_first = module.batch_first and not lengths
+    if batch_first:
         x = graph.add("Transpose", x, perm=[1, 0, 2])
     stack = layers(module)
     before = [_split(graph, state, len(stack), len(stack[0])) for state in states]
@@ -54,7 +66,7 @@ def build(
         x, after = layer(Layer(graph, module, directions, x, [state[number] for state in before], lengths))
         steps.append(after)
     after = [graph.add("Concat", *parts, axis=0) if len(stack) > 1 else parts[0] for parts in zip(*steps, strict=True)]
-    return (graph.add("Transpose", x, perm=[1, 0, 2]) if module.batch_first else x), after
+    return (graph.add("Transpose", x, perm=[1, 0, 2]) if batch_first else x), after
 
 
 def _split(graph: Graph, state: str, num_layers: int, num_directions: int) -> list[str]:

@@ -20,7 +20,7 @@ from statecell_export.recipes import ONNX, Recipe, Source, recipes
 from statecell_export.report import Report, describe, versions
 from statecell_export.repository import new_version
 from statecell_export.runners import runner
-from statecell_export.streaming import min_batch, why_not
+from statecell_export.streaming import min_batch, only_a_loop, why_not
 from statecell_export.verify import Verifier
 
 
@@ -57,11 +57,11 @@ class _Export:
         found = probe(module, read(module, example), self.name)
         lifted, exact = Lifted(module, found.plan), _exact(module, found)
         verifier = Verifier(lifted, exact, found.spec, found.leaves, self.form)
-        reason = why_not(module, found, verifier.difference())
+        reason = why_not(module, found, verifier.difference)
         spec = replace(found.spec, streamable=not reason, reason=reason, min_batch=min_batch(module, found.spec))
         source = Source(module, lifted, found, spec, self.form, verifier.tensors)
         verifier = Verifier(lifted, exact, self.form.spec(spec), found.leaves, self.form)
-        failures: list[ExportError] = []
+        failures: list[ExportError] = [] if recipes(source) else [only_a_loop(module, found, reason)]
         for recipe in recipes(source):
             try:
                 return self.publish(source, recipe, verifier, original, failures)

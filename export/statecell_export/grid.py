@@ -112,7 +112,7 @@ class Ledger:
             allowed = 4 * max(self.floor, relative_error(own[name], reference))
             if not error <= allowed:
                 raise VerificationError(
-                    f"{artifact}: {name!r} is off by {error:.2g}, {allowed:.2g} is allowed ({where}); nothing was written"
+                    f"{artifact}: {name!r} is off by {error:.2g}, {allowed:.2g} is allowed ({where})"
                 )
             errors = self.worst.setdefault(artifact, {})
             errors[name] = max(errors.get(name, 0.0), error)

@@ -155,7 +155,7 @@ class Lifted(nn.Module):
     def _call(self, named: dict[str, Tensor]) -> list[Any]:
         flat = [named[leaf.name] if isinstance(leaf, Named) else leaf for leaf in self.plan.arguments]
         args, kwargs = pytree.tree_unflatten(flat, self.plan.structure)
-        return flat_results(self.module(*args, **kwargs))
+        return pytree.tree_leaves(self.module(*args, **kwargs))
 
     def _first(self, chain: Chain, named: dict[str, Tensor], states: States | None) -> States | None:
         if chain.begins == GIVEN:
@@ -172,11 +172,6 @@ class Named:
     """Holds a tensor's place among forward's flat arguments."""
 
     name: str
-
-
-def flat_results(result: Any) -> list[Any]:
-    """What forward returned, flat, in order."""
-    return pytree.tree_leaves(result)
 
 
 def paths(module: nn.Module) -> dict[Recurrent, str]:

@@ -4,15 +4,17 @@ The trace sees each recurrent call as one opaque node; `build` fills it in after
 modules works here as it does alone, projections too, which the tracing exporter refuses.
 """
 
+import contextlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import onnx
 import torch
+import torch._VF
 from onnx import TensorProto, helper
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+from torch.nn.utils.rnn import PackedSequence
 
 from statecell.spec import ModelSpec
 from statecell_export.build import build
@@ -35,7 +37,7 @@ def traced(
     states = [state.tensor for state in spec.states]
     signature = [*spec.inputs, *states, *spec.outputs, *map(next_state, spec.states)]
     file = io.BytesIO()
-    with quiet(), torch.no_grad():
+    with quiet(), torch.no_grad(), _unpacked(), contextlib.redirect_stdout(io.StringIO()):  # it prints the graph when it fails
         try:
             torch.onnx.export(
                 Lifted(module, plan, _opaque(calls)),
@@ -74,33 +76,58 @@ def _opaque(calls: list[Recurrent]) -> Callable[[Run, Recurrent, Any, States | N
                 after = states_of(module, result)
                 return (after[0].clone() if isinstance(module, Cell) else result[0], *after)
 
-            y, *after = _Opaque.apply(compute, module, len(calls) - 1, input, *states)  # type: ignore[no-untyped-call]
+            y, *after = _Opaque.apply(compute, module, len(calls) - 1, input.dim(), input, *states)  # type: ignore[no-untyped-call]
             following = tuple(after) if len(after) > 1 else after[0]
             return following if isinstance(module, Cell) else (y, following)
 
         assert not isinstance(module, Cell)
-        first = module.batch_first
-        in_order = input.sorted_indices is None
-        padded, lengths = pad_packed_sequence(input, batch_first=first)
+        *before, lengths = *(_permuted(state, input.sorted_indices) for state in states), input.batch_sizes
 
         def compute_packed(x: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
             *states, lengths = rest
-            packed = pack_padded_sequence(x, lengths, batch_first=first, enforce_sorted=in_order)
-            result = run(module, packed, tuple(states))
-            return (pad_packed_sequence(result[0], batch_first=first)[0], *states_of(module, result))
+            packed = PackedSequence(*_PACK(x, lengths, False))
+            data, *after = (result := run(module, packed, tuple(states)))[0].data, *states_of(module, result)
+            return (_PAD(data, packed.batch_sizes, False, 0.0, x.size(0))[0], *after)
 
-        y, *after = _Opaque.apply(compute_packed, module, len(calls) - 1, padded, *states, lengths)  # type: ignore[no-untyped-call]
-        packed = pack_padded_sequence(y, lengths, batch_first=first, enforce_sorted=in_order)
-        return packed, tuple(after) if len(after) > 1 else after[0]
+        y, *after = _Opaque.apply(compute_packed, module, len(calls) - 1, 3, input.data, *before, lengths)  # type: ignore[no-untyped-call]
+        following = tuple(_permuted(state, input.unsorted_indices) for state in after)
+        packed = PackedSequence(y, lengths, input.sorted_indices, input.unsorted_indices)
+        return packed, following if len(following) > 1 else following[0]
 
     return intercept
+
+
+def _permuted(state: Tensor, order: Tensor | None) -> Tensor:
+    return state if order is None else state.index_select(1, order)
+
+
+_PACK, _PAD = torch._C._VariableFunctions._pack_padded_sequence, torch._C._VariableFunctions._pad_packed_sequence
+
+
+@contextlib.contextmanager
+def _unpacked() -> Iterator[None]:
+    """Packed sequences stay padded: `data` is [seq_len, batch, size] and `batch_sizes` the lengths, which ONNX's nodes take as such."""
+
+    def pack(x: Tensor, lengths: Tensor, batch_first: bool) -> tuple[Tensor, Tensor]:
+        return (x.transpose(0, 1) if batch_first else x), lengths
+
+    def pad(data: Tensor, lengths: Tensor, batch_first: bool, padding: float, total: int) -> tuple[Tensor, Tensor]:
+        if padding:
+            raise ModuleRefusedError(f"pad_packed_sequence pads with {padding}, which ONNX's nodes do not; pad with 0")
+        return (data.transpose(0, 1) if batch_first else data), lengths
+
+    torch._VF._pack_padded_sequence, torch._VF._pad_packed_sequence = pack, pad  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        del torch._VF._pack_padded_sequence, torch._VF._pad_packed_sequence  # type: ignore[attr-defined]
 
 
 class _Opaque(torch.autograd.Function):
     """A recurrent call that the exporter sees as one node, statecell::Recurrent(x, *states[, lengths]) -> (y, *next states)."""
 
     @staticmethod
-    def forward(_ctx: Any, compute: Compute, _module: Recurrent, _call: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(_ctx: Any, compute: Compute, _module: Recurrent, _call: int, _rank: int, *tensors: Tensor) -> tuple[Tensor, ...]:
         tracing = torch._C._get_tracing_state()
         torch._C._set_tracing_state(None)  # type: ignore[attr-defined]  # what happens inside is no part of the trace
         try:
@@ -109,11 +136,11 @@ class _Opaque(torch.autograd.Function):
             torch._C._set_tracing_state(tracing)  # type: ignore[attr-defined]
 
     @staticmethod
-    def symbolic(g: Any, _compute: Compute, module: Recurrent, call: int, x: Any, *rest: Any) -> Any:
+    def symbolic(g: Any, _compute: Compute, module: Recurrent, call: int, rank: int, x: Any, *rest: Any) -> Any:
         states = 2 if isinstance(module, nn.LSTM | nn.LSTMCell) else 1
-        outputs = g.op(f"{_DOMAIN}::Recurrent", x, *rest, call_i=call, outputs=1 + states)
+        outputs = g.op(f"{_DOMAIN}::Recurrent", x, *rest, call_i=call, rank_i=rank, outputs=1 + states)
         for output in outputs:
-            output.setType(x.type().with_sizes([None] * (2 if isinstance(module, Cell) else 3)))
+            output.setType(x.type().with_sizes([None] * rank))
         return outputs
 
 
@@ -128,7 +155,8 @@ def _filled(graph: onnx.GraphProto, calls: list[Recurrent], *, fused: bool) -> o
         inner = Graph(f"/recurrent_{call}")
         x, *states = node.input
         lengths = inner.add("Cast", states.pop(), to=TensorProto.INT32) if len(states) == len(node.output) else ""
-        y, after = build(inner, calls[call], x, states, lengths=lengths, fused=fused)
+        batched = helper.get_node_attr_value(node, "rank") == (2 if isinstance(calls[call], Cell) else 3)
+        y, after = build(inner, calls[call], x, states, lengths=lengths, fused=fused, batched=batched)
         for source, name in zip((y, *after), node.output, strict=True):
             inner.add_many("Identity", [source], [name])
         nodes.extend(inner.nodes)

@@ -112,7 +112,7 @@ class Verifier:
 
     def ranges(self) -> dict[str, tuple[int, int]]:
         """The smallest and largest whole number in each whole-number input of the example."""
-        whole = [leaf for leaf in self.leaves if not leaf.value.is_floating_point()]
+        whole = [leaf for leaf in self.leaves if not leaf.value.is_floating_point() and not leaf.lengths]
         return {leaf.name: (int(leaf.value.min()), int(leaf.value.max())) for leaf in whole}
 
     def _as_declared(self, got: Arrays, case: Case) -> None:
