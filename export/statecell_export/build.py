@@ -13,7 +13,7 @@ from onnx import helper
 from statecell.spec import ModelSpec
 from statecell_export.graph import Graph, next_state, to_model
 from statecell_export.recurrent import Array, Cell, Recurrent, activation, kind, layers
-from statecell_export.scan import Layer, scan
+from statecell_export.scan import Layer, cell, scan
 
 _GATE_ORDER = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2), "RNN": (0,)}
 
@@ -48,6 +48,9 @@ def build(
         y, after = build(graph, module, x, states, fused=fused)
         return graph.add("Squeeze", y, axis), [graph.add("Squeeze", state, state_axis) for state in after]
     layer = _fused if fused else scan
+    if isinstance(module, Cell) and not fused:
+        after = cell(Layer(graph, module, layers(module)[0], x, states))
+        return after[0], after
     if isinstance(module, Cell):
         axis = graph.ints(0)
         x = graph.add("Unsqueeze", x, axis)

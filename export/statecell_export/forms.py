@@ -1,6 +1,6 @@
 """The number formats in which an ONNX file can hold a model."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,6 +11,7 @@ from torch import nn
 
 from statecell.spec import ModelSpec
 from statecell_export.errors import ModuleRefusedError
+from statecell_export.graph import Graph, graphs
 from statecell_export.recurrent import Array
 
 BLOCK = 32
@@ -69,7 +70,7 @@ def _half_weights(module: nn.Module) -> None:
 
 
 def _half(model: onnx.ModelProto) -> onnx.ModelProto:
-    for graph in graphs(model.graph):
+    for graph in reversed(list(graphs(model.graph))):
         for tensor in graph.initializer:
             _to_half(tensor)
         for value in (*graph.input, *graph.output):
@@ -81,21 +82,27 @@ def _half(model: onnx.ModelProto) -> onnx.ModelProto:
                     _to_half(attribute.t)
                 if node.op_type == "Cast" and attribute.name == "to" and attribute.i == TensorProto.FLOAT:
                     attribute.i = TensorProto.FLOAT16
+        _part_transposes(graph)
     return model
+
+
+def _part_transposes(graph: onnx.GraphProto) -> None:
+    """Put a Reshape that changes nothing behind each Transpose: ONNX Runtime 1.31 dies of one before a float16 MatMul on the CPU."""
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        nodes.append(node)
+        if node.op_type == "Transpose":
+            result, inner = node.output[0], Graph(node.output[0])
+            node.output[0] = inner.name("transposed")
+            inner.add_many("Reshape", [node.output[0], inner.add("Shape", node.output[0])], [result])
+            nodes.extend(inner.nodes)
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def _to_half(tensor: TensorProto) -> None:
     if tensor.data_type == TensorProto.FLOAT:
         tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name))
-
-
-def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """A graph and all inside its nodes."""
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs) if attribute.HasField("g") or attribute.graphs else ():
-                yield from graphs(inner)
 
 
 def quantized(weight: Array) -> tuple[Array, Array]:
@@ -125,25 +132,41 @@ def _bytes(model: onnx.ModelProto) -> onnx.ModelProto:
     accuracy_level 4 is the fast kernel: it rounds each row of activations by itself, so that no row depends on another.
     """
     found = list(graphs(model.graph))
-    constants = {tensor.name: tensor for graph in found for tensor in graph.initializer}
-    done: dict[str, tuple[str, str]] = {}
-    for graph in found:
+    constants = {tensor.name: tensor for graph in found for tensor in graph.initializer if len(tensor.dims) == 2}
+    bytes_of: dict[str, Graph] = {}  # of a constant: the bytes and the scales, as initializers of the outer graph
+    for graph in reversed(found):  # the inner ones first: putting a node into a list copies what is inside
+        nodes: list[onnx.NodeProto] = []
         for node in graph.node:
-            if node.op_type == "MatMul" and node.input[1] in constants and len(constants[node.input[1]].dims) == 2:
-                weight = numpy_helper.to_array(constants[node.input[1]])  # [inputs, rows]
-                if node.input[1] not in done:
-                    names = (f"{node.input[1]}/bytes", f"{node.input[1]}/scales")
-                    model.graph.initializer.extend(map(numpy_helper.from_array, quantized(weight.T), names))
-                    done[node.input[1]] = names
-                attributes = {"K": weight.shape[0], "N": weight.shape[1], "bits": 8, "block_size": BLOCK, "accuracy_level": 4}
-                inputs = [node.input[0], *done[node.input[1]]]
-                node.CopyFrom(
-                    helper.make_node("MatMulNBits", inputs, node.output, node.name, domain=_MICROSOFT, **attributes)
-                )
-    for graph in found:
-        kept = [tensor for tensor in graph.initializer if tensor.name not in done]
+            name = node.input[1] if node.op_type in {"MatMul", "Gemm"} else ""
+            if name not in constants:
+                nodes.append(node)
+                continue
+            transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
+            weight = numpy_helper.to_array(constants[name])  # [inputs, rows], transposed [rows, inputs]
+            weight = weight if transposed else weight.T
+            if name not in bytes_of:
+                bytes_of[name] = Graph(name)
+                for array, hint in zip(quantized(weight), ("bytes", "scales"), strict=True):
+                    bytes_of[name].constant(array, hint)
+            inner = Graph(node.output[0])
+            bias = list(node.input[2:])
+            (product,) = inner.add_many(
+                "MatMulNBits",
+                [node.input[0], *(tensor.name for tensor in bytes_of[name].initializers)],
+                1 if bias else node.output,
+                domain=_MICROSOFT,
+                **{"N": weight.shape[0], "K": weight.shape[1], "bits": 8, "block_size": BLOCK, "accuracy_level": 4},
+            )
+            if bias:
+                inner.add_many("Add", [product, *bias], node.output)
+            nodes.extend(inner.nodes)
+        del graph.node[:]
+        graph.node.extend(nodes)
+    for graph in graphs(model.graph):
+        kept = [tensor for tensor in graph.initializer if tensor.name not in bytes_of]
         del graph.initializer[:]
         graph.initializer.extend(kept)
+    model.graph.initializer.extend(tensor for held in bytes_of.values() for tensor in held.initializers)
     model.opset_import.append(helper.make_opsetid(_MICROSOFT, 1))
     return model
 

@@ -2,15 +2,16 @@
 
 import numpy as np
 import onnx
-from onnx import compose, helper
+from onnx import helper
 
 from statecell.spec import ModelSpec, TensorSpec
-from statecell_export.graph import Graph, next_state, to_model
+from statecell_export.graph import Graph, next_state, renamed, to_model
 
 
 def loop(step: onnx.ModelProto, spec: ModelSpec) -> onnx.ModelProto:
     """step: a model with spec's signature that was traced at seq_len 1 and is right there."""
-    inner = compose.add_prefix(step, "step/").graph
+    tensors = [*spec.inputs, *spec.outputs, *(s.tensor for s in spec.states), *map(next_state, spec.states)]
+    inner = renamed(step.graph, {tensor.name: f"step/{tensor.name}" for tensor in tensors})
     before, after, outer = Graph("/before"), Graph("/after"), Graph()
     timed = [tensor for tensor in spec.inputs if tensor.time_axis is not None]
     for tensor in spec.inputs:

@@ -42,6 +42,12 @@ def scan(layer: Layer) -> tuple[str, list[str]]:
     return graph.add("Concat", *outputs, axis=2), [graph.add("Concat", *parts, axis=0) for parts in zip(*after, strict=True)]
 
 
+def cell(layer: Layer) -> list[str]:
+    """The next states of a cell: x is [batch, input_size] and each state [batch, size]."""
+    direction = _Direction(layer, layer.directions[0], reverse=False)
+    return direction.step(layer.graph, direction.project(), layer.states)
+
+
 def _mask(layer: Layer) -> str:
     """bool [seq_len, batch, 1]: whether a row still runs at a time step."""
     graph = layer.graph
@@ -63,12 +69,11 @@ class _Direction:
     def run(self, states: Sequence[str], mask: str) -> list[str]:
         """y [seq_len, batch, size] and the last states [batch, size]."""
         graph = self.layer.graph
-        projected = self._affine(graph, self.layer.x, self.weights.w, self.weights.b_ih)  # [seq_len, batch, gates * hidden]
+        projected = self.project()
         body = Graph(graph.name("scan"))
         before = [body.name("state") for _ in states]
         gates, running = body.name("gates"), body.name("running")
-        step = {"LSTM": self._lstm, "GRU": self._gru, "RNN": self._rnn}[kind(self.layer.module)]
-        after = step(body, gates, before)
+        after = self.step(body, gates, before)
         y = body.add("Identity", after[0])
         if mask:
             after = [body.add("Where", running, new, old) for new, old in zip(after, before, strict=True)]
@@ -88,6 +93,14 @@ class _Direction:
             scan_output_directions=[int(self.reverse)],
         )
         return [y, *last]
+
+    def project(self) -> str:
+        """The input's share of the gates, [seq_len, batch, gates * hidden]."""
+        return self._affine(self.layer.graph, self.layer.x, self.weights.w, self.weights.b_ih)
+
+    def step(self, body: Graph, gates: str, states: Sequence[str]) -> list[str]:
+        """One time step: the next states."""
+        return {"LSTM": self._lstm, "GRU": self._gru, "RNN": self._rnn}[kind(self.layer.module)](body, gates, states)
 
     def _affine(self, inside: Graph, x: str, weight: Array, bias: Array | None) -> str:
         """x @ weight.T + bias, computed `inside` the loop or before it; the weight is kept outside of the loop."""
