@@ -4,6 +4,7 @@ import asyncio
 import logging
 import queue
 import threading
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -34,6 +35,7 @@ class Runner:
         self.arena = StateArena(self.spec.states, state_memory, max_batch)
         self.scheduler = Scheduler(self.spec, max_batch, max_queue)
         self.rows = 0  # that sessions hold
+        self.batches: Counter[int] = Counter()  # runs by their rows
         self.output_names = [t.name for t in self.spec.outputs]
         self._axes = [t.batch_axis for t in self.spec.inputs], [t.batch_axis for t in self.spec.outputs]
         self._times = [t.time_axis for t in self.spec.inputs], [t.time_axis for t in self.spec.outputs]
@@ -50,6 +52,8 @@ class Runner:
         """After the last step; waits for the thread."""
         self._work.put(None)
         self._thread.join()
+        sizes = " ".join(f"{rows}x{runs}" for rows, runs in sorted(self.batches.items()))
+        log.info("%s/%s ran batches of (rows x runs): %s", self.name, self.version, sizes or "none")
 
     # On the event loop
 
@@ -88,6 +92,7 @@ class Runner:
                     self._fail(step, error)
             if steps:
                 batch.steps = steps
+                self.batches[sum(step.inputs.rows for step in steps)] += 1
                 self._running = True
                 self._work.put(batch)
 
