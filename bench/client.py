@@ -37,8 +37,10 @@ class Arguments:
     @classmethod
     def parse(cls, argv: list[str]) -> "Arguments":
         address, method, kind, *numbers = argv
-        whole = [int(n) for n in numbers[:4]]
-        return cls(address, method, kind == "streaming", *whole, float(numbers[4]), float(numbers[5]), *map(int, numbers[6:]))
+        connections, window, active, stride = map(int, numbers[:4])
+        warm, seconds = map(float, numbers[4:6])
+        smallest, pid = map(int, numbers[6:])
+        return cls(address, method, kind == "streaming", connections, window, active, stride, warm, seconds, smallest, pid)
 
 
 @dataclass

@@ -15,7 +15,7 @@ async def unary(request: bytes, _: Any) -> bytes:
     return request
 
 
-async def streaming(_: Any, context: "grpc.aio.ServicerContext[bytes, bytes]") -> None:
+async def streaming(_: Any, context: Any) -> None:
     while (message := await context.read()) is not grpc.aio.EOF:
         await context.write(message)
 

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import grpc
 from statecell.v1 import inference_pb2 as pb
@@ -42,11 +43,12 @@ async def _open(address: str, count: int, at_once: int) -> tuple[list[str], list
     """(ids of new sessions, why others were not opened)."""
     room = asyncio.Semaphore(at_once)
     async with grpc.aio.insecure_channel(address) as channel:
-        stub = inference_pb2_grpc.InferenceServiceAsyncStub(channel)
+        stub: Any = inference_pb2_grpc.InferenceServiceStub(channel)
 
         async def create() -> str:
             async with room:
-                return (await stub.CreateSession(pb.CreateSessionRequest(model=MODEL))).session.session_id
+                reply = await stub.CreateSession(pb.CreateSessionRequest(model=MODEL))
+                return str(reply.session.session_id)
 
         made = await asyncio.gather(*(create() for _ in range(count)), return_exceptions=True)
     return [m for m in made if isinstance(m, str)], [str(m) for m in made if not isinstance(m, str)]
@@ -89,5 +91,5 @@ def _memory(count: int, setup: Setup) -> Values:
 def _arena(setup: Setup) -> Values:
     """What a step costs with few and with many slots in the arena."""
     command = module("bench.engine", "arena", repository(MODEL), MODEL, SIZE, setup.seconds)
-    took = json.loads(output(command, setup.server_core))
+    took = json.loads(output(command, setup.server_core)[0])
     return {**{f"{slots}_us": took[str(slots)] for slots in SLOTS}, "ratio": took[str(SLOTS[1])] / took[str(SLOTS[0])]}

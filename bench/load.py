@@ -49,15 +49,20 @@ def measure(load: Load, server: Server, setup: Setup) -> Values:
 
     Raises ProcessError where a call failed.
     """
-    values = observe(load, server, setup)
+    values, said = _run(load, server, setup)
     if values["failures"] or values["unopened"] or not values["steps_s"]:
-        raise ProcessError(f"{load.method}: {values}; the server wrote:\n{server.log.read_text()}")
+        raise ProcessError(f"{load.method}: {values}\n{said}\nthe server wrote:\n{server.log.read_text()}")
     return values
 
 
 def observe(load: Load, server: Server, setup: Setup) -> Values:
-    """As measure, failures counted."""
-    line, _, rest = output(load.command(server, setup), setup.load_core, load.stdin()).partition(b"\n")
+    """As measure, but failures are counted."""
+    return _run(load, server, setup)[0]
+
+
+def _run(load: Load, server: Server, setup: Setup) -> tuple[Values, str]:
+    out, said = output(load.command(server, setup), setup.load_core, load.stdin())
+    line, _, rest = out.partition(b"\n")
     found = json.loads(line)
     values: Values = {name: found[name] for name in ("opened_s", "failures", "unopened", "server_busy", "client_busy")}
     values["steps_s"] = steps = found["rate"] * load.steps
@@ -65,4 +70,4 @@ def observe(load: Load, server: Server, setup: Setup) -> Values:
     latencies = np.frombuffer(rest, "<f4")
     for percent in (50, 90, 99):
         values[f"p{percent}_us"] = float(np.percentile(latencies, percent)) if latencies.size else 0.0
-    return values
+    return values, said

@@ -43,7 +43,8 @@ def draw(results: Results, stem: Path) -> list[Path]:
 
 
 def _panels(models: Sequence[str], title: str, height: float = 3.6) -> tuple[Any, Sequence[Any]]:
-    figure, axes = plt.subplots(1, len(models), figsize=(3.6 * len(models) + 0.6, height), squeeze=False, layout="constrained")
+    size = (max(7.0, 3.6 * len(models)), height)
+    figure, axes = plt.subplots(1, len(models), figsize=size, squeeze=False, layout="constrained")
     figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
     for ax, model in zip(axes[0], models, strict=True):
         ax.set_title(f"LSTM {model}", loc="left", fontsize=9)

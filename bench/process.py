@@ -56,13 +56,13 @@ def start(command: Sequence[str], core: int, **options: Any) -> "subprocess.Pope
         os.sched_setaffinity(0, before)
 
 
-def output(command: Sequence[str], core: int, given: bytes = b"") -> bytes:
-    """What it wrote to stdout. Raises ProcessError."""
+def output(command: Sequence[str], core: int, given: bytes = b"") -> tuple[bytes, str]:
+    """What it wrote to stdout and to stderr. Raises ProcessError."""
     with start(command, core, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         out, err = process.communicate(given)
     if process.returncode:
         raise ProcessError(f"{' '.join(command[:4])} ended with {process.returncode}:\n{err.decode()}")
-    return out
+    return out, err.decode()
 
 
 @contextmanager

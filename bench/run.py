@@ -23,7 +23,18 @@ from bench.setup import CACHE, HERE, SHAPES, Setup, SetupError, build, cores, ex
 
 console = Console()
 Part = Callable[[], AbstractContextManager[list[Measurement]]]
-Only = StrEnum("Only", [*SHAPES, "growth", "fairness"])
+
+
+class Only(StrEnum):
+    """The parts."""
+
+    SMALL = "1x128"
+    MIDDLE = "1x512"
+    LARGE = "2x1024"
+    GROWTH = "growth"
+    FAIRNESS = "fairness"
+
+
 FEW_ROUNDS = 3
 """Of growth and fairness, whose measurements are long."""
 
@@ -42,12 +53,12 @@ def bench(
     Leave the machine alone meanwhile. --quick writes to bench/.cache/results unless --out says otherwise.
     """
     if quick:
-        rounds, seconds, only = 1, 0.2, only or [Only("1x128"), Only.growth, Only.fairness]
+        rounds, seconds, only = 1, 0.2, only or [Only.SMALL, Only.GROWTH, Only.FAIRNESS]
         out = CACHE / "results" if out == HERE / "results" else out
     try:
         setup, load = prepare(rounds, seconds, quick=quick)
         results = Results({"date": date.today().isoformat(), "load": load, "rounds": rounds, "seconds": seconds, **machine()})
-        measure(results, parts(setup, only or list(Only)), setup)
+        measure(results, parts(setup, only or list(Only)))
     except (SetupError, ProcessError) as error:
         console.print(f"[red]bench:[/red] {error}", highlight=False, markup=True)
         raise typer.Exit(1) from error
@@ -81,7 +92,7 @@ def parts(setup: Setup, only: list[Only]) -> dict[str, tuple[Part, int]]:
     return {name: every[name] for name in every if name in only}
 
 
-def measure(results: Results, chosen: dict[str, tuple[Part, int]], setup: Setup) -> None:
+def measure(results: Results, chosen: dict[str, tuple[Part, int]]) -> None:
     """Every measurement of a part once a round, one after the other: what changes meanwhile changes for all."""
     columns = (TextColumn("{task.fields[part]:9}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TextColumn("{task.description}"), console=console, refresh_per_second=2) as progress:

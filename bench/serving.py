@@ -68,9 +68,11 @@ def part(model: str, setup: Setup) -> Iterator[list[Measurement]]:
         echoes = {"echo python": module("bench.echo")} | ({"echo c++": [str(setup.echo)]} if setup.echo else {})
         for name, command in echoes.items():
             server = stack.enter_context(listening(command, setup.server_core))
-            for traffic in OURS:
-                if traffic.key in ECHOED:
-                    found.append(Measurement(f"{model}/{name}/{traffic.key}", partial(_echoed, traffic, model, server, setup)))
+            found += [
+                Measurement(f"{model}/{name}/{traffic.key}", partial(_echoed, traffic, model, server, setup))
+                for traffic in OURS
+                if traffic.key in ECHOED
+            ]
         # A server for each kind of traffic, so that its batch sizes are of that traffic alone.
         for traffic in OURS:
             server = stack.enter_context(listening(statecell(model), setup.server_core))
@@ -89,7 +91,7 @@ def _engine(model: str, setup: Setup) -> Values:
 
 
 def _json(command: list[str], setup: Setup) -> Values:
-    values: Values = json.loads(output(command, setup.server_core))
+    values: Values = json.loads(output(command, setup.server_core)[0])
     return values
 
 
