@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 from bench.results import Results
 from bench.serving import OURS
 from bench.setup import SHAPES
-from bench.targets import MESSAGE_SHARE, STREAM_SHARE, alone, share
+from bench.targets import MESSAGE_SHARE, STREAM_SHARE, alone, possible, share
 
 LIMIT, OURS_COLOR, ECHO, SECOND, THIRD = "#444444", "#0b6fb8", "#b0b0b0", "#e07b00", "#2a9d5c"
 SESSIONS = (1, 16, 64, 256)
@@ -75,7 +75,7 @@ def _throughput(results: Results, models: Sequence[str]) -> Any:
     figure, axes = _panels(models, "Throughput, one core: steps a second")
     for ax, model in zip(axes, models, strict=True):
         bare = [alone(results, model, 1, sessions) or 0 for sessions in SESSIONS]
-        ax.plot(SESSIONS, bare, "o-", color=LIMIT, label="ONNX Runtime alone, this batch")
+        ax.plot(SESSIONS, bare, "o-", color=LIMIT, label="ONNX Runtime alone")
         ax.plot(*_points(results, f"{model}/echo c++/stream", "steps_s"), "v:", color=ECHO, label="empty echo, C++")
         ax.plot(*_points(results, f"{model}/echo python/stream", "steps_s"), "^:", color="#808080", label="empty echo, Python")
         ax.plot(*_points(results, f"{model}/server/message ahead", "steps_s"), "D", color=THIRD, label="64 sessions a message")
@@ -89,11 +89,11 @@ def _throughput(results: Results, models: Sequence[str]) -> Any:
 def _latency(results: Results, models: Sequence[str]) -> Any:
     figure, axes = _panels(models, "Latency of a step, a stream each, closed loop: microseconds")
     for ax, model in zip(axes, models, strict=True):
-        for percent, style, strength in ((99, "o:", 0.5), (90, "o--", 0.7), (50, "o-", 1.0)):
+        for percent, style, strength in ((50, "o-", 1.0), (90, "o--", 0.7), (99, "o:", 0.5)):
             points = _points(results, f"{model}/server/stream", f"p{percent}_us")
             ax.plot(*points, style, color=OURS_COLOR, alpha=strength, label=f"p{percent}")
         runs = [results.get(f"{model}/onnxruntime", f"1x{sessions}") or 0 for sessions in SESSIONS]
-        ax.plot(SESSIONS, runs, "o-", color=LIMIT, label="ONNX Runtime alone, one run of this batch")
+        ax.plot(SESSIONS, runs, "o-", color=LIMIT, label="ONNX Runtime alone, one run")
         echo = _points(results, f"{model}/echo python/stream", "p50_us")
         ax.plot(*echo, "^:", color="#808080", label="empty echo, Python, p50")
         _logarithmic(ax)
@@ -103,19 +103,27 @@ def _latency(results: Results, models: Sequence[str]) -> Any:
 
 def _share(results: Results, models: Sequence[str]) -> Any:
     traffics = [t for t in OURS if any(f"{model}/server/{t.key}" in results.rounds for model in models)]
-    figure, axes = _panels(models, "Share of ONNX Runtime alone at a batch of all sessions (| is the target)")
+    figure, axes = _panels(models, "Share of ONNX Runtime alone at a batch of all sessions")
     for ax, model in zip(axes, models, strict=True):
         for row, traffic in enumerate(reversed(traffics)):
             part = share(results, model, traffic.key, traffic.seq_len, traffic.sessions) or 0
             goal = {"stream 64": STREAM_SHARE, "message ahead 64": MESSAGE_SHARE}.get(traffic.key, {}).get(model)
             ax.barh(row, part, height=0.62, color=OURS_COLOR if goal is None or part >= goal else SECOND)
-            ax.text(part + 0.02, row, f"{part:.2f}", va="center", fontsize=8)
             if goal is not None:
-                ax.plot([goal, goal], [row - 0.4, row + 0.4], color="black", linewidth=2)
+                ax.plot([goal, goal], [row - 0.4, row + 0.4], color="black", linewidth=2, label="target")
+                left = possible(results, model, "echo c++", traffic.key.replace(" ahead", ""), 64)
+                if left is not None:
+                    ax.plot(
+                        [left, left], [row - 0.4, row + 0.4], ":", color=LIMIT, label="what an empty C++ server would leave"
+                    )
+            inside = part > 0.5
+            place = {"x": part - 0.02, "ha": "right", "color": "white"} if inside else {"x": part + 0.02, "ha": "left"}
+            ax.text(y=row, s=f"{part:.2f}", va="center", fontsize=8, **place)
         ax.set_xlim(0, 1.15)
-        names = [t.key for t in reversed(traffics)] if ax is axes[0] else [""] * len(traffics)
+        names = [t.label for t in reversed(traffics)] if ax is axes[0] else [""] * len(traffics)
         ax.set_yticks(range(len(traffics)), names)
         ax.grid(axis="y", visible=False)
+    _legend(figure, axes)
     return figure
 
 
@@ -145,4 +153,5 @@ def _batches(results: Results, models: Sequence[str]) -> Any:
 
 def _legend(figure: Any, axes: Sequence[Any]) -> None:
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower left", ncols=3, frameon=False)
+    entries = dict(zip(labels, handles, strict=True))  # each label once
+    figure.legend(entries.values(), entries.keys(), loc="outside lower left", ncols=max(2 * len(axes), 3), frameon=False)

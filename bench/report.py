@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from bench.growth import OPEN, STATE_BYTES, STEPPING
 from bench.limits import RUNS
 from bench.results import Results
-from bench.serving import ECHOED, OURS, Traffic
+from bench.serving import OURS, Traffic
 from bench.setup import SHAPES
 from bench.targets import alone, share, targets
 
@@ -54,10 +54,10 @@ def _model(results: Results, model: str) -> Iterator[str]:
     columns = ("sessions", "steps/s", "share of ONNX Runtime", "p50 us", "p99 us", "server us/step", "server busy", "load busy")
     yield from _table("The server", (*columns, "most steps in batches of"), [_ours(results, model, t) for t in OURS], level=3)
     rows = [
-        (f"{server}, {traffic}", *_figures(results, f"{model}/{server}/{traffic}"))
+        (f"{server}: {traffic.label}", *_figures(results, f"{model}/{server}/{traffic.key}"))
         for server in ("echo python", "echo c++")
-        for traffic in ECHOED
-        if f"{model}/{server}/{traffic}" in results.rounds
+        for traffic in OURS
+        if f"{model}/{server}/{traffic.key}" in results.rounds
     ]
     yield from _table("An empty gRPC server with the same messages", (columns[0], columns[1], *columns[3:]), rows, level=3)
     one, many = (results.get(f"{model}/engine", sessions) for sessions in ("1", "64"))
@@ -68,7 +68,7 @@ def _ours(results: Results, model: str, traffic: Traffic) -> Sequence[str]:
     part = share(results, model, traffic.key, traffic.seq_len, traffic.sessions)
     steps, *rest = _figures(results, f"{model}/server/{traffic.key}")
     sizes = results.histograms.get(f"{model}/server/{traffic.key}", {})
-    return traffic.key, steps, "" if part is None else f"{part:.2f}", *rest, _common(sizes)
+    return traffic.label, steps, "" if part is None else f"{part:.2f}", *rest, _common(sizes)
 
 
 def _common(sizes: dict[int, int]) -> str:

@@ -35,14 +35,10 @@ class Only(StrEnum):
     FAIRNESS = "fairness"
 
 
-FEW_ROUNDS = 3
-"""Of growth and fairness, whose measurements are long."""
-
-
 def bench(
     only: Annotated[list[Only] | None, typer.Option(help="Measure only this; may be given again.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A smoke run: everything works, the figures mean nothing.")] = False,
-    rounds: Annotated[int, typer.Option(help="Rounds; each figure is their median.", min=1)] = 5,
+    rounds: Annotated[int, typer.Option(help="Rounds; each figure is their median.", min=1)] = 3,
     seconds: Annotated[float, typer.Option(help="How long one measurement lasts.", min=0.1)] = 0.5,
     out: Annotated[Path, typer.Option(help="Folder for <date>.json, <date>.md and the plots.")] = HERE / "results",
 ) -> None:
@@ -56,16 +52,16 @@ def bench(
         rounds, seconds, only = 1, 0.2, only or [Only.SMALL, Only.GROWTH, Only.FAIRNESS]
         out = CACHE / "results" if out == HERE / "results" else out
     try:
-        setup, load = prepare(rounds, seconds, quick=quick)
+        setup, load = prepare(seconds, quick=quick)
         results = Results({"date": date.today().isoformat(), "load": load, "rounds": rounds, "seconds": seconds, **machine()})
-        measure(results, parts(setup, only or list(Only)))
+        measure(results, parts(setup, only or list(Only)), rounds)
     except (SetupError, ProcessError) as error:
         console.print(f"[red]bench:[/red] {error}", highlight=False, markup=True)
         raise typer.Exit(1) from error
     write(results, out)
 
 
-def prepare(rounds: int, seconds: float, *, quick: bool) -> tuple[Setup, str]:
+def prepare(seconds: float, *, quick: bool) -> tuple[Setup, str]:
     """The setup, and what makes the load. Raises SetupError."""
     server_core, load_core = cores()
     os.sched_setaffinity(0, {load_core})
@@ -80,24 +76,23 @@ def prepare(rounds: int, seconds: float, *, quick: bool) -> tuple[Setup, str]:
     for model in SHAPES:
         with console.status(f"exporting {model}"):
             export(model)
-    setup = Setup(server_core, load_core, rounds, seconds, seconds / 3, quick, programs.get("client"), programs.get("echo"))
+    setup = Setup(server_core, load_core, seconds, seconds / 3, quick, programs.get("client"), programs.get("echo"))
     return setup, "C++" if setup.client else f"Python, which fills its core before the server's is full ({why})"
 
 
-def parts(setup: Setup, only: list[Only]) -> dict[str, tuple[Part, int]]:
-    """By name, with its rounds."""
-    few = min(FEW_ROUNDS, setup.rounds)
-    every: dict[str, tuple[Part, int]] = {model: (partial(serving.part, model, setup), setup.rounds) for model in SHAPES}
-    every |= {"growth": (partial(growth.part, setup), few), "fairness": (partial(fairness.part, setup), few)}
-    return {name: every[name] for name in every if name in only}
+def parts(setup: Setup, only: list[Only]) -> dict[str, Part]:
+    """By name."""
+    every: dict[str, Part] = {model: partial(serving.part, model, setup) for model in SHAPES}
+    every |= {"growth": partial(growth.part, setup), "fairness": partial(fairness.part, setup)}
+    return {name: part for name, part in every.items() if name in only}
 
 
-def measure(results: Results, chosen: dict[str, tuple[Part, int]]) -> None:
+def measure(results: Results, chosen: dict[str, Part], rounds: int) -> None:
     """Every measurement of a part once a round, one after the other: what changes meanwhile changes for all."""
     columns = (TextColumn("{task.fields[part]:9}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TextColumn("{task.description}"), console=console, refresh_per_second=2) as progress:
         tasks = {name: progress.add_task("", part=name, total=None, start=False) for name in chosen}
-        for name, (part, rounds) in chosen.items():
+        for name, part in chosen.items():
             progress.start_task(tasks[name])
             progress.update(tasks[name], description="starting servers")
             with part() as measurements:

@@ -28,6 +28,10 @@ class Traffic:
     def key(self) -> str:
         return f"{self.name} {self.sessions}"
 
+    @property
+    def label(self) -> str:
+        return f"{self.sessions} session{'s' * (self.sessions > 1)}, {self.name}"
+
     def load(self, ids: list[str], size: int) -> Load:
         inputs = x(self.seq_len, self.together, size)
         if self.method == STEP:

@@ -22,7 +22,6 @@ class Setup:
 
     server_core: int
     load_core: int
-    rounds: int
     seconds: float  # that one measurement lasts
     warm: float  # before it
     quick: bool
