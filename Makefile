@@ -70,7 +70,7 @@ protos-check: $(PROTO_BIN)/.installed  ## Fail where the checked-in generated co
 	@echo "generated code is up to date"
 
 bench: $(STAMP)  ## Measure against the bare runtime (about five minutes)
-	$(BIN)/python bench/run.py
+	$(BIN)/python -m bench.run
 
 ENGINE ?= docker
 IMAGE ?= statecell-server:0.1.0
