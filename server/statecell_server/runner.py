@@ -209,5 +209,7 @@ class Runner:
 
     @staticmethod
     def _tell(step: Step) -> None:
-        for waiter in step.waiters:
+        # Off the step first: a waiter holds its steps, and a circle would be the garbage collector's to find.
+        waiters, step.waiters = step.waiters, []
+        for waiter in waiters:
             waiter.settle()
