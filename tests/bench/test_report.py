@@ -8,7 +8,7 @@ from bench.results import Measurement, Results
 from bench.targets import alone, possible, share, targets
 
 SERVED = {"steps_s": 40_000.0, "p50_us": 190.0, "p90_us": 200.0, "p99_us": 300.0, "server_us": 20.0, "server_busy": 0.9}
-ALONE = {"1x1": 40.0, "1x16": 100.0, "1x64": 320.0, "1x256": 1280.0, "32x16": 2000.0}
+ALONE = {"1x1": 40.0, "1x16": 100.0, "1x64": 320.0, "1x256": 1280.0, "32x16": 2000.0, "own": 1.0}
 
 
 def results() -> Results:
@@ -60,6 +60,13 @@ def test_saved_results_give_the_same_report(tmp_path: Path) -> None:
     assert text == report(results())
     assert "| 64 sessions, stream | 40,000 | 0.20 | 190 | 300 | 20 | 90% | 20% | 64 (90%), 1 (10%) |" in text
     assert "95% (full)" in text
+
+
+def test_report_of_a_busy_machine_warns() -> None:
+    quiet, busy = results(), results()
+    busy.rounds["1x128/onnxruntime"][0] = {**ALONE, "own": 0.6}
+    assert "Do not rely" not in report(quiet)
+    assert "Do not rely on these figures: other work took 40% of the server's core." in report(busy)
 
 
 def test_plots_are_drawn_of_what_was_measured(tmp_path: Path) -> None:
