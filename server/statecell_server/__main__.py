@@ -12,6 +12,7 @@ import typer
 
 from statecell_server.app import App
 from statecell_server.config import Config, ConfigError
+from statecell_server.device import Device
 from statecell_server.runtime import LoadError
 
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
@@ -35,6 +36,15 @@ def _pair(text: str) -> tuple[str, str]:
     return name, runtime
 
 
+def _devices(texts: list[str]) -> dict[str, Device]:
+    """By model; "" is the one of all others."""
+    pairs = [text.rpartition("=") for text in texts]
+    try:
+        return {name: Device.parse(device) for name, _, device in pairs}
+    except ValueError as error:
+        raise typer.BadParameter(f"{error}; or NAME=DEVICE for one model, as in tagger=cuda:1") from error
+
+
 @app.command()
 def serve(
     models: Annotated[Path, typer.Option(help="The model repository: <name>/<version>/model.onnx.")] = Path("models"),
@@ -53,6 +63,27 @@ def serve(
         list[str] | None,
         typer.Option(help="NAME=torchscript to run a model's model.pt though it has a model.onnx; repeatable."),
     ] = None,
+    device: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="cpu, cuda, cuda:N, or auto: cuda:0 if it works, else the CPU. NAME=DEVICE for one model; repeatable. "
+            "[default: cpu]"
+        ),
+    ] = None,
+    device_memory: Annotated[
+        str, typer.Option(help="Memory that a model may take on a GPU beside --state-memory, such as 4GiB; 0 for no limit.")
+    ] = "0",
+    state_arena: Annotated[
+        str,
+        typer.Option(help="Where states are: host, graph (in the model's graph, on its device), or auto: graph on a GPU."),
+    ] = DEFAULTS.state_arena,
+    batch_variance: Annotated[
+        str,
+        typer.Option(
+            help="For a model whose results depend on the batch: alone (every step runs alone), pad (all runs have --max-batch "
+            "rows), share (give up equality to the last bit), or auto: pad on a GPU, else alone."
+        ),
+    ] = DEFAULTS.batch_variance,
     log_level: Annotated[str, typer.Option(help="DEBUG, INFO, WARNING or ERROR.")] = "INFO",
 ) -> None:
     """Serve recurrent models over gRPC and keep their state between calls.
@@ -62,6 +93,7 @@ def serve(
     Prints "listening on HOST:PORT" when it is ready. Ctrl-C or SIGTERM finish what is in flight and stop.
     """
     logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    devices = _devices(device or [])
     try:
         config = Config(
             models=models,
@@ -75,6 +107,11 @@ def serve(
             threads=threads,
             drain_seconds=drain_seconds,
             runtimes=dict(_pair(text) for text in runtime or []),
+            device=devices.pop("", DEFAULTS.device),
+            devices=devices,
+            device_memory=size(device_memory),
+            state_arena=state_arena,
+            batch_variance=batch_variance,
         )
         _run(config)
     except (ConfigError, LoadError) as error:

@@ -1,46 +1,41 @@
 """StateArena: the states of all sessions of a model, a row each, in a few large arrays."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import numpy as np
 from statecell.spec import StateSpec
 from statecell.tensor import Array
 
 from statecell_server.errors import StateBudgetExceeded
 
+if TYPE_CHECKING:
+    from statecell_server.runtime import Plan
+
 INITIAL_SLOT = 0
 """The row of a session that has not stepped yet: the model's own initial state. Never written, never freed."""
 
 
-class StateArena:
-    """Rows that are written once and then only read, until they are freed.
+class StateArena(ABC):
+    """Rows that are written once and then only read, until they are freed; where they are is the subclass's to know.
 
-    A step reads its session's slots and writes to new ones; committing it is naming the new ones, and failing is forgetting
-    them. So a committed row never changes: it can be read at any moment, by any thread, and be shared by forks.
+    A run reads slots and writes to others; committing it is naming the new ones, and failing is forgetting them. So a
+    written row never changes: it can be read at any moment, by any thread, and be shared by forks.
 
-    allocate, share and free belong to the event loop; reserve, gather and scatter to the model's compute thread.
+    allocate, share and free belong to the event loop; reserve, write and run to whoever runs the model; read to everybody.
     """
 
     def __init__(self, states: Sequence[StateSpec], memory: int, rows: int = 256) -> None:
-        """`memory`: bytes that the rows of idle sessions may take; `rows` more are kept for those in flight."""
+        """`memory`: bytes that the rows of idle sessions may take; of `rows` rows in flight, two more each are kept."""
         self.states = tuple(states)
         self.row_bytes = sum(s.fresh().nbytes for s in states)
         self.budget = memory // max(self.row_bytes, 1)  # rows that sessions may hold
         if self.budget < 1:
             raise StateBudgetExceeded(f"a state takes {self.row_bytes} bytes, more than the {memory} of --state-memory")
-        self._limit = 1 + self.budget + rows
-        self._axes = [s.batch_axis for s in states]
+        self._limit = 1 + self.budget + 2 * rows  # a run reads from slots of its own and writes to others
         self.capacity = min(self._limit, max(rows, 64))
         self._free = list(range(self.capacity - 1, INITIAL_SLOT, -1))
         self._shared: dict[int, int] = {}  # slot -> owners beyond the first
-        # A state of shape [layers, "batch", hidden] is kept as [layers, slots, hidden]: one copy a layer and batch.
-        self._arrays = [self._rows(s, self.capacity) for s in states]
-
-    @staticmethod
-    def _rows(state: StateSpec, rows: int) -> Array:
-        if state.batch_axis is None:  # a state without rows: one session at a time, slots on an axis put in front
-            return np.full((rows, *state.sized()), state.initial, state.dtype)
-        return np.full(state.sized(batch=rows), state.initial, state.dtype)
 
     @property
     def used(self) -> int:
@@ -83,38 +78,22 @@ class StateArena:
             else:
                 self._free.append(slot)
 
+    @abstractmethod
     def reserve(self, capacity: int) -> None:
-        """Makes the arrays as large as allocate has promised."""
-        for i, (state, axis) in enumerate(zip(self.states, self._axes, strict=True)):
-            old = self._arrays[i]
-            have = old.shape[axis or 0]
-            if have < capacity:
-                new = self._rows(state, capacity)
-                np.moveaxis(new, axis or 0, 0)[:have] = np.moveaxis(old, axis or 0, 0)
-                self._arrays[i] = new
+        """Makes room for as many slots as allocate has promised. Raises StateBudgetExceeded where there is none."""
 
-    def gather(self, slots: Sequence[int], out: Sequence[Array]) -> None:
-        """Copies the rows of `slots` into `out`: an array a state, of its own shape with len(slots) as batch."""
-        index = np.array(slots, np.intp)
-        for array, axis, target in zip(self._arrays, self._axes, out, strict=True):
-            if axis is None:
-                np.copyto(target, array[slots[0]])
-            else:
-                array.take(index, axis=axis, out=target, mode="clip")
+    @abstractmethod
+    def run(self, plan: "Plan", sources: Sequence[int], slots: Sequence[int]) -> None:
+        """Runs the plan's inputs from the states in `sources`, and leaves the next states in `slots`.
 
-    def scatter(self, slots: Sequence[int], states: Sequence[Array]) -> None:
-        """The reverse of gather; rows of `states` beyond the slots are left out."""
-        rows: slice | list[int] = list(slots)
-        if slots and rows == list(range(slots[0], slots[0] + len(slots))):
-            rows = slice(slots[0], slots[0] + len(slots))
-        for array, axis, source in zip(self._arrays, self._axes, states, strict=True):
-            if axis is None:
-                array[slots[0]] = source
-            else:
-                array[(slice(None),) * axis + (rows,)] = source[(slice(None),) * axis + (slice(len(slots)),)]
+        No slot may be a source too. Rows that only fill the plan up start anywhere and end nowhere. Raises RunError; then
+        the sources are as they were, and the slots are not to be read.
+        """
 
+    @abstractmethod
+    def write(self, slots: Sequence[int], states: Sequence[Array]) -> None:
+        """Sets rows from outside: an array a state, of its own shape; rows of `states` beyond the slots are left out."""
+
+    @abstractmethod
     def read(self, slots: Sequence[int]) -> list[Array]:
-        """Copies of the rows of `slots`, an array a state."""
-        out = [np.empty(s.sized(batch=len(slots)), s.dtype) for s in self.states]
-        self.gather(slots, out)
-        return out
+        """Copies of the rows of `slots`, an array a state, of its own shape with len(slots) as batch."""

@@ -4,7 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from statecell_server.device import Device
+
 RUNTIMES = ("onnxruntime", "torchscript")
+ARENAS = ("auto", "host", "graph")
+VARIANCES = ("auto", "alone", "pad", "share")
 
 
 class ConfigError(ValueError):
@@ -26,6 +30,11 @@ class Config:
     threads: int = 1
     drain_seconds: float = 10.0
     runtimes: Mapping[str, str] = field(default_factory=dict)  # of models that are not to run in the first they can
+    device: Device = field(default_factory=Device)
+    devices: Mapping[str, Device] = field(default_factory=dict)  # of models that are not to run on `device`
+    device_memory: int = 0  # for weights and intermediate results of a model on a GPU; 0: as much as they need
+    state_arena: str = "auto"  # host: NumPy arrays; graph: on the device; auto: graph on a GPU
+    batch_variance: str = "auto"  # see invariance.decide; auto: pad on a GPU, alone on the CPU
 
     def __post_init__(self) -> None:
         if not self.models.is_dir():
@@ -38,5 +47,10 @@ class Config:
         for name, runtime in self.runtimes.items():
             if runtime not in RUNTIMES:
                 raise ConfigError(f"--runtime {name}={runtime}: there is no such runtime, expected {' or '.join(RUNTIMES)}")
+        for option, words in (("state_arena", ARENAS), ("batch_variance", VARIANCES)):
+            if getattr(self, option) not in words:
+                raise ConfigError(f"--{option.replace('_', '-')} is {getattr(self, option)!r}, expected {' or '.join(words)}")
+        if self.device_memory < 0:
+            raise ConfigError(f"--device-memory is {self.device_memory}, expected 0 (no limit) or more")
         if self.drain_seconds < 0:
             raise ConfigError(f"--drain-seconds is {self.drain_seconds}, expected 0 or more")

@@ -111,7 +111,7 @@ class Engine:
             if session is None:
                 row += 1
                 continue
-            if session in seen or ticket.runner.variance:  # its next step; or nobody may share its run
+            if session in seen or ticket.runner.sharing.alone:  # its next step; or nobody may share its run
                 self._queue(ticket, inputs, new, rows, step_indexes)
                 new, rows, seen = [], [], set()
             seen.add(session)

@@ -1,11 +1,11 @@
-"""Executor: one batch through the model. Gather, run, scatter."""
+"""Executor: one batch through the model."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from statecell.tensor import Array
 
-from statecell_server.arena import INITIAL_SLOT, StateArena
+from statecell_server.arena import StateArena
 from statecell_server.errors import InputRefused, NonFiniteInput
 from statecell_server.runtime import Plan, RunError, Runtime
 from statecell_server.scheduler import Batch, Step
@@ -17,8 +17,10 @@ Part = tuple[Step, int, int]
 class Executor:
     """Reads the slots that the steps name as sources and writes their new ones; on one thread at a time."""
 
-    def __init__(self, runtime: Runtime, arena: StateArena) -> None:
+    def __init__(self, runtime: Runtime, arena: StateArena, min_batch: int) -> None:
+        """`min_batch`: rows that a run has at least; smaller ones are filled up."""
         self._spec = runtime.spec
+        self._min_batch = min_batch
         self._runtime = runtime
         self._arena = arena
 
@@ -27,7 +29,7 @@ class Executor:
         self._arena.reserve(self._arena.capacity)
         for step in batch.steps:
             for slots, states in step.loads:
-                self._arena.scatter(slots, states)
+                self._arena.write(slots, states)
         try:
             self._run_rows([(step, 0, step.inputs.rows) for step in batch.steps], batch.seq_len)
         except RunError:
@@ -54,13 +56,10 @@ class Executor:
         for step, start, stop in parts:
             sources += step.sources[start:stop]
             slots += step.slots[start:stop]
-        plan = self._runtime.plan(seq_len, max(len(slots), self._spec.min_batch))
+        plan = self._runtime.plan(seq_len, max(len(slots), self._min_batch))
         self._fill(plan, parts, seq_len)
         self._check_finite(plan, parts)
-        # Rows that only fill the plan up start anywhere.
-        self._arena.gather(sources + [INITIAL_SLOT] * (self._spec.min_batch - len(sources)), plan.states)
-        self._runtime.run(plan)
-        self._arena.scatter(slots, plan.next_states)
+        self._arena.run(plan, sources, slots)
         self._deliver(plan, parts, seq_len)
 
     def _fill(self, plan: Plan, parts: Sequence[Part], seq_len: int) -> None:

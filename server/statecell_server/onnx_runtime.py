@@ -1,68 +1,70 @@
-"""OnnxRuntime: `model.onnx` in ONNX Runtime. The only place that knows it."""
+"""OnnxRuntime: `model.onnx` in ONNX Runtime."""
 
 import hashlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from statecell.spec import SPEC_KEY, TensorSpec
+from statecell.spec import SPEC_KEY
 from statecell.tensor import Array
 
-from statecell_server.runtime import LoadError, Plan, RunError, Runtime, read_spec
-
-# Since 1.29 its Linux wheels report their use to their maker, unless they are told not to before they are imported.
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-
-import onnxruntime as ort
-
-ort.set_default_logger_severity(3)
+from statecell_server.device import Device
+from statecell_server.ort_session import Binding, Buffer, host, open_session
+from statecell_server.runtime import LoadError, Plan, RunError, Runtime, Sides, read_spec
 
 
 class OnnxRuntime(Runtime):
-    """On the CPU, with `threads` threads within a run."""
+    """On one device, with `threads` threads within a run; a run takes its arrays from the host and leaves its own there."""
 
     name = "onnxruntime"
 
-    def __init__(self, path: Path, threads: int = 1) -> None:
-        """Raises LoadError."""
+    def __init__(self, path: Path, threads: int = 1, device: Device | None = None, memory: int = 0) -> None:
+        """`memory`: see open_session. Raises LoadError, and DeviceError where it is the device's."""
         super().__init__()
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self._place = device or Device()
         try:
             content = path.read_bytes()
-            self._ort_session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+            self._ort_session = open_session(self._graph(content, path), self._place, threads=threads, memory=memory)
+        except LoadError:
+            raise
         except Exception as error:
             raise LoadError(f"{path} cannot be loaded: {error}") from error
         self.digest = hashlib.sha256(content).hexdigest()
-        self.device = "cpu"
+        self.device = str(self._place)
         self.spec = read_spec(self._ort_session.get_modelmeta().custom_metadata_map.get(SPEC_KEY), path)
         self._check(path)
 
+    def _graph(self, content: bytes, path: Path) -> bytes:  # noqa: ARG002
+        """What ONNX Runtime is to run in place of the file's content."""
+        return content
+
     def _check(self, path: Path) -> None:
         """The graph must have what the spec promises; what it lacks would fail at the first call otherwise."""
-        spec = self.spec
+        inputs, outputs = self._promised()
         for kind, promised, nodes in (
-            ("input", [t.name for t in spec.inputs] + [s.input for s in spec.states], self._ort_session.get_inputs()),
-            ("output", [t.name for t in spec.outputs] + [s.output for s in spec.states], self._ort_session.get_outputs()),
+            ("input", inputs, self._ort_session.get_inputs()),
+            ("output", outputs, self._ort_session.get_outputs()),
         ):
             names = [node.name for node in nodes]
             if sorted(promised) != sorted(names) and (kind == "input" or set(promised) - set(names)):
                 raise LoadError(f"{path} has the {kind}s {names}, its spec says {promised}")
 
-    def _bind(self, sides: Sequence[Sequence[TensorSpec]], arrays: Sequence[Sequence[Array]]) -> Any:
-        binding = self._ort_session.io_binding()
-        for place, (side, side_arrays) in enumerate(zip(sides, arrays, strict=True)):
-            bind = binding.bind_input if place < 2 else binding.bind_output
-            for tensor, array in zip(side, side_arrays, strict=True):
-                bind(tensor.name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
-        return binding
+    def _promised(self) -> tuple[list[str], list[str]]:
+        """The names of the graph's inputs and outputs."""
+        inputs, states, outputs, next_states = self._sides()
+        return [t.name for t in (*inputs, *states)], [t.name for t in (*outputs, *next_states)]
+
+    def _bind(self, sides: Sides, arrays: Sequence[Sequence[Array]]) -> Any:
+        return Binding(self._ort_session, *self._buffers_of(sides, arrays), feed=self._place.kind != "cpu")
+
+    @staticmethod
+    def _buffers_of(sides: Sides, arrays: Sequence[Sequence[Array]]) -> tuple[dict[str, Buffer], dict[str, Buffer]]:
+        """By name, inputs and outputs."""
+        named = [[(t.name, host(a)) for t, a in zip(*side, strict=True)] for side in zip(sides, arrays, strict=True)]
+        return dict(named[0] + named[1]), dict(named[2] + named[3])
 
     def run(self, plan: Plan) -> None:
         try:
-            self._ort_session.run_with_iobinding(plan.bound)
+            plan.bound.run()
         except Exception as error:
             raise RunError(str(error)) from error

@@ -1,27 +1,67 @@
 """Repository: the models of a folder, `<name>/<version>/{model.onnx,model.pt}`, loaded and running."""
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from statecell_server.config import Config
+from statecell_server.device import Device
 from statecell_server.errors import ModelNotFound
 from statecell_server.runner import Runner
 from statecell_server.runtime import LoadError, Runtime
 
+if TYPE_CHECKING:
+    from statecell_server.onnx_runtime import OnnxRuntime
 
-def load(folder: Path, runtime: str, threads: int) -> Runtime:
-    """The artifact of the folder that the runtime takes. Raises LoadError."""
+
+log = logging.getLogger(__name__)
+
+
+def load(folder: Path, runtime: str, device: Device, config: Config) -> Runtime:
+    """The artifact of the folder that the runtime takes, on the device. Raises LoadError."""
+    if device.kind == "auto":
+        return _load_anywhere(folder, runtime, config)
     if runtime == "onnxruntime":
-        from statecell_server.onnx_runtime import OnnxRuntime
-
-        return OnnxRuntime(folder / "model.onnx", threads)
+        try:
+            return _onnx(device, config)(folder / "model.onnx", config.threads, device, config.device_memory)
+        except ImportError as error:
+            raise LoadError(
+                f"{folder} is to have its states in the graph, and there is no onnx here: pip install 'statecell-server[gpu]', "
+                "or pip install onnx for a server on the CPU"
+            ) from error
+    if device.kind != "cpu":
+        raise LoadError(f"{folder} is to run in TorchScript, which is here for the CPU only: --device {folder.parent.name}=cpu")
     try:
         from statecell_server.torchscript_runtime import TorchScriptRuntime
     except ImportError as error:
         raise LoadError(
             f"{folder} is to run in TorchScript, and there is no torch here: pip install 'statecell-server[torchscript]'"
         ) from error
-    return TorchScriptRuntime(folder / "model.pt", threads)
+    return TorchScriptRuntime(folder / "model.pt", config.threads)
+
+
+def _onnx(device: Device, config: Config) -> "type[OnnxRuntime]":
+    if config.state_arena == "graph" or (config.state_arena == "auto" and device.kind == "cuda"):
+        from statecell_server.graph_runtime import GraphRuntime
+
+        return GraphRuntime
+    from statecell_server.onnx_runtime import OnnxRuntime
+
+    return OnnxRuntime
+
+
+def _load_anywhere(folder: Path, runtime: str, config: Config) -> Runtime:
+    """On the first GPU if it works, else on the CPU; its note says why."""
+    device = Device("cuda")
+    try:
+        loaded = load(folder, runtime, device, config)
+    except LoadError as error:
+        loaded = load(folder, runtime, Device(), config)
+        loaded.note = f"--device auto took the CPU: {error}"
+    else:
+        loaded.note = f"--device auto took {device}: it works"
+    return loaded
 
 
 class Repository:
@@ -37,21 +77,29 @@ class Repository:
             self._runners.setdefault(name, {})[version] = self._load(folder, name, version, config)
         if not self._runners:
             raise LoadError(f"there is no model in {config.models}: expected <name>/<version>/model.onnx or model.pt")
-        for name in config.runtimes:
-            if name not in self._runners:
-                raise LoadError(f"--runtime names {name!r}, which is no model; there are {', '.join(sorted(self._runners))}")
+        for option, names in (("--runtime", config.runtimes), ("--device", config.devices)):
+            for name in names:
+                if name not in self._runners:
+                    raise LoadError(f"{option} names {name!r}, which is no model; there are {', '.join(sorted(self._runners))}")
 
     @staticmethod
     def _load(folder: Path, name: str, version: str, config: Config) -> Runner:
         chosen = config.runtimes.get(name) or ("onnxruntime" if (folder / "model.onnx").exists() else "torchscript")
-        return Runner(
+        runtime = load(folder, chosen, config.devices.get(name, config.device), config)
+        variance = config.batch_variance
+        if variance == "auto":
+            variance = "alone" if runtime.device == "cpu" else "pad"
+        runner = Runner(
             name,
             version,
-            load(folder, chosen, config.threads),
+            runtime,
             state_memory=config.state_memory,
             max_batch=config.max_batch,
             max_queue=config.max_queue,
+            variance=variance,
         )
+        log.info("%s/%s runs in %s on %s%s", name, version, runtime.name, runtime.device, runner.note and f": {runner.note}")
+        return runner
 
     def __iter__(self) -> Iterator[Runner]:
         for versions in self._runners.values():

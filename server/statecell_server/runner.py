@@ -11,11 +11,11 @@ from collections.abc import Sequence
 import numpy as np
 from statecell.tensor import Array
 
-from statecell_server.arena import INITIAL_SLOT, StateArena
+from statecell_server.arena import INITIAL_SLOT
 from statecell_server.errors import InternalError, StatecellError, StepOutOfOrder
 from statecell_server.executor import Executor
 from statecell_server.inputs import InputCheck, Inputs
-from statecell_server.invariance import measure_variance
+from statecell_server.invariance import decide
 from statecell_server.runtime import Runtime
 from statecell_server.scheduler import Batch, Scheduler, Step
 from statecell_server.sessions import Reply, Session
@@ -33,24 +33,31 @@ class Runner:
     session names yet. That is what makes a failed, cancelled or refused step leave the state as it was.
     """
 
-    def __init__(self, name: str, version: str, runtime: Runtime, *, state_memory: int, max_batch: int, max_queue: int) -> None:
+    def __init__(
+        self, name: str, version: str, runtime: Runtime, *, state_memory: int, max_batch: int, max_queue: int, variance: str
+    ) -> None:
+        """`variance`: what is done where results depend on the batch, see invariance.decide."""
         self.name = name
         self.version = version
         self.spec = runtime.spec
         self.runtime = runtime
         self.check = InputCheck(self.spec)
         self.output_names = [t.name for t in self.spec.outputs]
-        self.arena = StateArena(self.spec.states, state_memory, max_batch)
-        # Never change a bit of anyone's result: where neighbours would, everybody runs alone.
-        self.variance = measure_variance(runtime)
-        self.scheduler = Scheduler(self.spec, 1 if self.variance else max_batch, max_queue)
+        self.sharing = decide(runtime, variance, max_batch)
+        self.arena = runtime.arena(state_memory, max_batch)
+        self.scheduler = Scheduler(self.spec, self.sharing.max_batch, max_queue, self.sharing.run_length)
         self.rows = 0  # that sessions hold
         self.batches: Counter[int] = Counter()  # runs made, by their number of rows
-        self._executor = Executor(runtime, self.arena)
+        self._executor = Executor(runtime, self.arena, self.sharing.min_batch)
         self._seconds: dict[tuple[int, int], float] = {}  # what a run of (seq_len, rows) took
         self._work: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._compute, name=f"compute-{name}-{version}", daemon=True)
         self._busy = self._woken = False
+
+    @property
+    def note(self) -> str:
+        """What to know of the device and of what runs together."""
+        return "; ".join(filter(None, (self.runtime.note, self.sharing.note)))
 
     def start(self) -> None:
         """On the event loop that is to own it."""
@@ -118,23 +125,27 @@ class Runner:
 
     def _equip(self, step: Step) -> bool:
         """Gives the step the slots of its next run; False where there is nothing left to run."""
-        if not step.failed and not step.slots:
+        loaded = 0 if step.done else sum(session.batch for session in step.sessions if session.loaded is not None)
+        if not step.failed:
             try:
-                step.slots = self.arena.allocate(step.inputs.rows)
+                fresh = self.arena.allocate(step.inputs.rows + loaded)
             except StatecellError as error:
                 step.errors = dict.fromkeys(range(len(step.sessions)), error)
         if step.failed:
             self._commit(step)
             self._tell(step)
             return False
+        # No run writes to what it reads: one that fails half way can be made again.
+        step.sources, step.slots, spare = step.slots, fresh[: step.inputs.rows], fresh[step.inputs.rows :]
         if step.done:
-            step.sources, step.loads = step.slots, ()
+            step.spent, step.loads = step.sources, ()
             return True
+        step.spent = spare
         sources: list[int] = []
         loads = []
         for session in step.sessions:
             if session.loaded is not None:
-                slots = step.slots[len(sources) : len(sources) + session.batch]
+                slots, spare = spare[: session.batch], spare[session.batch :]
                 loads.append((slots, session.loaded))
                 sources += slots
             else:
@@ -150,12 +161,17 @@ class Runner:
 
     def _run(self, batch: Batch, rows: int) -> None:
         began = time.perf_counter()
+        failure: StatecellError | None = None
         try:
             self._executor.run(batch)
+        except StatecellError as error:
+            failure = error
         except Exception as error:
             log.exception("a run of %s failed", self.name)
+            failure = InternalError(f"the run failed: {error}")
+        if failure is not None:
             for step in batch.steps:
-                step.errors = dict.fromkeys(range(len(step.sessions)), InternalError(f"the run failed: {error}"))
+                step.errors = dict.fromkeys(range(len(step.sessions)), failure)
         seconds = time.perf_counter() - began
         self._seconds[batch.seq_len, rows] = seconds
         self.scheduler.took(batch, seconds)
@@ -168,6 +184,8 @@ class Runner:
         """The batch has run: commit it and tell those who wait."""
         self._busy = False
         for step in batch.steps:
+            self.arena.free(step.spent)
+            step.spent = ()
             if step.remaining and not step.failed and step.waiters:
                 self.scheduler.ran(step)
             else:

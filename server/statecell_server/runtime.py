@@ -9,6 +9,12 @@ import numpy as np
 from statecell.spec import ModelSpec, SpecError, TensorSpec
 from statecell.tensor import Array
 
+from statecell_server.arena import StateArena
+from statecell_server.host_arena import HostArena
+
+Sides = tuple[Sequence[TensorSpec], Sequence[TensorSpec], Sequence[TensorSpec], Sequence[TensorSpec]]
+"""Inputs, states, outputs, next states."""
+
 PLANS = 1024
 """Plans kept at most; one costs a few hundred bytes beside the buffers that all share."""
 
@@ -25,6 +31,7 @@ class RunError(Exception):
 class Plan:
     """One (seq_len, batch): arrays to fill, a call, arrays to read. The arrays are shared by all plans of a Runtime."""
 
+    batch: int
     inputs: list[Array]
     states: list[Array]
     outputs: list[Array]
@@ -39,18 +46,30 @@ class Runtime(ABC):
     device: str
     digest: str
     spec: ModelSpec
+    note: str = ""
+    """What to know of the device."""
 
     def __init__(self) -> None:
         self._buffers: dict[str, Array] = {}
         self._plans: dict[tuple[int, int], Plan] = {}
+
+    def arena(self, memory: int, rows: int) -> StateArena:
+        """Where the states of this runtime's sessions are; the one made last is in use. Raises as StateArena does."""
+        return HostArena(self.spec.states, memory, rows, self.run)
 
     @abstractmethod
     def run(self, plan: Plan) -> None:
         """Fills the plan's outputs and next states. Raises RunError."""
 
     @abstractmethod
-    def _bind(self, sides: Sequence[Sequence[TensorSpec]], arrays: Sequence[Sequence[Array]]) -> Any:
-        """What `run` needs for these arrays: inputs, states, outputs, next states."""
+    def _bind(self, sides: Sides, arrays: Sequence[Sequence[Array]]) -> Any:
+        """What `run` needs for these arrays."""
+
+    def _sides(self) -> Sides:
+        """The tensors of a run that are arrays of the host."""
+        states = self.spec.states
+        next_states = [TensorSpec(s.output, s.dtype, s.shape) for s in states]
+        return self.spec.inputs, [s.tensor for s in states], self.spec.outputs, next_states
 
     def plan(self, seq_len: int, batch: int) -> Plan:
         """Arrays and bindings for runs of `seq_len` steps and `batch` rows."""
@@ -63,14 +82,12 @@ class Runtime(ABC):
         return plan
 
     def _make(self, seq_len: int, batch: int) -> Plan:
-        spec = self.spec
-        next_states = [TensorSpec(s.output, s.dtype, s.shape) for s in spec.states]
-        sides: list[Sequence[TensorSpec]] = [spec.inputs, [s.tensor for s in spec.states], spec.outputs, next_states]
+        sides = self._sides()
         arrays = [
             [self._array(f"{kind}:{t.name}", t.sized(seq_len=seq_len, batch=batch), t.dtype) for t in side]
             for kind, side in zip(("in", "in", "out", "out"), sides, strict=True)
         ]
-        return Plan(arrays[0], arrays[1], arrays[2], arrays[3], self._bind(sides, arrays))
+        return Plan(batch, arrays[0], arrays[1], arrays[2], arrays[3], self._bind(sides, arrays))
 
     def _array(self, key: str, shape: tuple[int, ...], dtype: str) -> Array:
         """A view of `shape` on the buffer of this name."""

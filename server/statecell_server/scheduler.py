@@ -41,9 +41,10 @@ class Step:
     errors: dict[int, StatecellError] = field(default_factory=dict)  # by position in sessions; the others go on
     blocked: int = 0  # sessions that have an earlier step to finish
     done: int = 0  # time steps run so far
-    sources: Sequence[int] = ()  # slots to read: the sessions', from the second run on its own
+    sources: Sequence[int] = ()  # slots to read: the sessions', from the second run on those that it wrote before
     loads: Sequence[tuple[Sequence[int], list[Array]]] = ()  # (slots, states) to be written first
     slots: list[int] = field(default_factory=list)  # slots to write
+    spent: Sequence[int] = ()  # slots of its own that nobody needs when the run is over
     outputs: list[Array] = field(default_factory=list)
     finished: bool = False
     running: bool = False
@@ -89,9 +90,10 @@ class Scheduler:
     other. While single steps come, a run takes about as long as they do. Belongs to the event loop.
     """
 
-    def __init__(self, spec: ModelSpec, max_batch: int, max_queue: int) -> None:
-        """`max_batch`: rows that may share a run; 1 where every step is to run alone."""
+    def __init__(self, spec: ModelSpec, max_batch: int, max_queue: int, run_length: int | None = None) -> None:
+        """`max_batch`: rows that may share a run; 1 where every step is to run alone. `run_length`: its time steps at most."""
         self.max_queue = max_queue
+        self._longest = run_length
         self.waiting = 0  # steps that were added and are not finished
         self._max_rows = max_batch if self._batches(spec) else 1
         self._single: deque[Step] = deque()
@@ -140,6 +142,8 @@ class Scheduler:
         return Batch(steps, min(self._run_length(), *(s.remaining for s in steps)) if steps[0].cuttable else steps[0].remaining)
 
     def _run_length(self) -> int:
+        if self._longest is not None:
+            return self._longest
         if self._quiet > QUIET_BATCHES or not self._pace:
             return RUN_LENGTH
         return max(2, min(RUN_LENGTH, int(self._single_seconds / self._pace)))

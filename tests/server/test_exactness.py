@@ -83,7 +83,7 @@ async def test_results_are_bit_identical_over_random_schedules(config: Config, m
     engine = Engine(config)
     await engine.start()
     try:
-        assert not engine.models.get(model).variance
+        assert not engine.models.get(model).sharing.variance
         player = Player(engine, model, np.random.default_rng(5))
         await player.rehearse()
         for _ in range(SCHEDULES[model]):
