@@ -95,7 +95,7 @@ class Runner:
         session.loaded = None
 
     def _wake(self) -> None:
-        """Launches a batch in the loop's next turn. What else arrives in this one joins it; between runs, others have theirs."""
+        """Launches a batch in the loop's next turn. What else arrives in this one joins it, and others have their turn."""
         if not self._busy and not self._woken:
             self._woken = True
             self._loop.call_soon(self._launch)
