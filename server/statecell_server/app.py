@@ -54,6 +54,9 @@ class App:
                 ("grpc.max_receive_message_length", self._config.max_message),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.so_reuseport", 0),
+                # Thousands of sessions come at once after a restart: gRPC's own guard would cancel two thirds of them.
+                ("grpc.server.max_pending_requests", 1_000_000),
+                ("grpc.server.max_pending_requests_hard_limit", 1_000_000),
                 ("grpc.keepalive_permit_without_calls", 1),
                 ("grpc.http2.min_recv_ping_interval_without_data_ms", 5000),
             ]
