@@ -1,6 +1,7 @@
 """GraphArena: the rows in the memory of the device, where the model's own graph reads and writes them."""
 
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from statecell_server.arena import INITIAL_SLOT, StateArena
 from statecell_server.device import Device
 from statecell_server.errors import StateBudgetExceeded
 from statecell_server.ort_session import Binding, Buffer, DeviceError, allocate, host
-from statecell_server.state_graph import SLOTS_IN, SLOTS_OUT, arena, arena_shape, next_arena, origin, unit
+from statecell_server.state_graph import MOVED, arena, arena_shape, lead, next_arena, origin, unit
 
 if TYPE_CHECKING:
     from statecell_server.runtime import Plan
@@ -36,6 +37,8 @@ class GraphArena(StateArena):
         super().__init__(states, memory, rows)
         self._device, self._mover, self._run, self._moved = device, mover, run, moved
         self._values: tuple[int, list[Any]] = self._allocate(self.capacity)  # slots and OrtValues: replaced as one
+        # Of the rows that a slot has in an arena input: [*lead, 1], a lead each.
+        self._offsets = [np.arange(prod(sizes)).reshape(*sizes, 1) for sizes in sorted({lead(s) for s in self.states})]
         self.write([INITIAL_SLOT], [s.fresh() for s in self.states])
 
     def _allocate(self, slots: int) -> tuple[int, list[Any]]:
@@ -72,9 +75,12 @@ class GraphArena(StateArena):
         self._moved()
 
     def run(self, plan: "Plan", sources: Sequence[int], slots: Sequence[int]) -> None:
-        reads, writes = plan.states
-        reads[: len(sources)], writes[: len(slots)] = sources, slots
-        reads[len(sources) :], writes[len(slots) :] = INITIAL_SLOT, self._values[0] - 1
+        fill = plan.batch - len(slots)
+        reads = np.array([*sources, *[INITIAL_SLOT] * fill], np.int64)
+        writes = np.array([*slots, *[self._values[0] - 1] * fill], np.int64)
+        for offsets, read, written in zip(self._offsets, plan.states[::2], plan.states[1::2], strict=True):
+            np.add(reads * offsets.size, offsets, out=read)
+            np.add(writes * offsets.size, offsets, out=written[..., 0])
         self._run(plan)
 
     def write(self, slots: Sequence[int], states: Sequence[Array]) -> None:
@@ -96,7 +102,7 @@ class GraphArena(StateArena):
     def _move(self, sources: Sequence[Buffer], origins: Sequence[int], targets: Sequence[Buffer], slots: Sequence[int]) -> None:
         """Rows `origins` of the sources to rows `slots` of the targets, by a run of a session that is any thread's to use."""
         taken, given = np.array(origins, np.int64), np.array(slots, np.int64)
-        inputs = {SLOTS_IN: host(taken), SLOTS_OUT: host(given)}
+        inputs = dict(zip(MOVED, (host(taken), host(given)), strict=True))
         inputs |= {origin(s): buffer for s, buffer in zip(self.states, sources, strict=True)}
         inputs |= {arena(s): buffer for s, buffer in zip(self.states, targets, strict=True)}
         outputs = {next_arena(s): buffer for s, buffer in zip(self.states, targets, strict=True)}

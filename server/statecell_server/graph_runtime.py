@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from statecell.spec import BATCH, TensorSpec
 from statecell.tensor import Array
 
 from statecell_server.arena import StateArena
@@ -13,13 +13,11 @@ from statecell_server.graph_arena import GraphArena
 from statecell_server.onnx_runtime import OnnxRuntime
 from statecell_server.ort_session import Binding, open_session
 from statecell_server.runtime import Sides
-from statecell_server.state_graph import SLOTS_IN, SLOTS_OUT, arena, mover, next_arena, with_arena
-
-SLOTS = (TensorSpec(SLOTS_IN, "int64", (BATCH,)), TensorSpec(SLOTS_OUT, "int64", (BATCH,)))
+from statecell_server.state_graph import arena, indices, mover, next_arena, with_arena
 
 
 class GraphRuntime(OnnxRuntime):
-    """Its plans have the slots to read and to write in place of states, and no next states."""
+    """Its plans have, in place of states, which rows of the arenas to read and to write; and no next states."""
 
     _arena: GraphArena
 
@@ -27,7 +25,7 @@ class GraphRuntime(OnnxRuntime):
         return with_arena(content, path)
 
     def _sides(self) -> Sides:
-        return self.spec.inputs, SLOTS if self.spec.states else (), self.spec.outputs, ()
+        return self.spec.inputs, list(chain.from_iterable(indices(self.spec.states))), self.spec.outputs, ()
 
     def _promised(self) -> tuple[list[str], list[str]]:
         inputs, outputs = super()._promised()

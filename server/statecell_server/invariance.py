@@ -32,9 +32,9 @@ class Sharing:
 def decide(runtime: Runtime, policy: str, max_batch: int) -> Sharing:
     """By measuring on the device that the model runs on, as it will run.
 
-    Where results depend on the batch, `policy` decides. "alone": every step runs by itself. "pad": all runs have `max_batch`
-    rows, and where that does not help by itself one time step, for a kernel is chosen by the sizes of a run and not by what is
-    in it; alone, where nothing helps. "share": runs are shared as if nothing were the matter.
+    Where only the number of time steps in a run matters, all runs have one. Where the batch matters, `policy` decides. "alone":
+    every step runs by itself. "pad": all runs have `max_batch` rows, for a kernel is chosen by the sizes of a run and not by
+    what is in it; alone, where that does not help. "share": runs are shared as if nothing were the matter.
     """
     least = runtime.spec.min_batch
     seen = measure_variance(runtime, least)
@@ -42,19 +42,22 @@ def decide(runtime: Runtime, policy: str, max_batch: int) -> Sharing:
         return Sharing(max_batch, least)
     if policy == "share":
         return Sharing(max_batch, least, variance=seen, note=f"{seen}; steps share runs all the same: --batch-variance share")
+    if not measure_variance(runtime, least, steps=1):
+        return Sharing(max_batch, least, 1, note=f"{seen}; so every run is of one time step")
     if policy == "pad":
-        for length in (STEPS, 1):
-            if not measure_variance(runtime, max_batch, length):
-                limit = 1 if length == 1 else None
-                note = f"{seen}; so every run has {max_batch} rows" + (" and one time step" if limit else "")
-                return Sharing(max_batch, max_batch, limit, note=note)
-    return Sharing(1, least, alone=True, variance=seen, note=f"{seen}; every step runs alone")
+        if not measure_variance(runtime, max_batch):
+            return Sharing(max_batch, max_batch, note=f"{seen}; so every run has {max_batch} rows")
+        if not measure_variance(runtime, max_batch, steps=1):
+            return Sharing(max_batch, max_batch, 1, note=f"{seen}; so every run has {max_batch} rows and one time step")
+    # Alone is not enough where a request's result would depend on how it is cut into runs.
+    length = 1 if measure_variance(runtime, least, rows=least) else None
+    return Sharing(1, least, length, alone=True, variance=seen, note=f"{seen}; every step runs alone")
 
 
-def measure_variance(runtime: Runtime, min_batch: int, steps: int = STEPS) -> str:
+def measure_variance(runtime: Runtime, min_batch: int, steps: int = STEPS, rows: int = ROWS) -> str:
     """What was seen where a row's result is not the same to the bit alone and in a batch, in one run and step by step; else "".
 
-    A few rows of random input and state, once together, `steps` time steps in a run, and once each row and each time step
+    `rows` rows of random input and state, once together, `steps` time steps in a run, and once each row and each time step
     alone; every run filled up to `min_batch` rows.
     """
     spec = runtime.spec
@@ -62,14 +65,14 @@ def measure_variance(runtime: Runtime, min_batch: int, steps: int = STEPS) -> st
         return ""
     rng = np.random.default_rng(0)
     steps = steps if spec.has_time else 1
-    rows = max(ROWS, min_batch)
+    rows = max(rows, min_batch)
     arena = runtime.arena(sum(s.fresh().nbytes for s in spec.states), rows)
     x = [_random(rng, t, steps, rows) for t in spec.inputs]
     states = [_random(rng, s.tensor, 1, rows) for s in spec.states]
     worst = 0.0
     try:
         whole = _run(runtime, arena, x, states, steps, rows)[0]
-        for row in np.linspace(0, rows - 1, ROWS).astype(int):
+        for row in np.linspace(0, rows - 1, min(ROWS, rows)).astype(int):
             # A row alone has as many rows as it must have at least, all of them the same.
             only = [row] * min_batch
             state = [_take(a, s.batch_axis, only) for a, s in zip(states, spec.states, strict=True)]

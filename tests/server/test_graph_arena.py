@@ -1,0 +1,253 @@
+"""With its states in the graph, a model gives and keeps what it does with them on the host, to the bit."""
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import statecell_export
+import torch
+from onnx import TensorProto, helper
+from statecell.spec import SPEC_KEY, ModelSpec, StateSpec, TensorSpec
+from statecell.tensor import Array
+from statecell.v1 import inference_pb2 as pb
+from statecell_server.config import Config
+from statecell_server.engine import Engine
+from statecell_server.errors import InputRefused, StateBudgetExceeded
+from statecell_server.graph_arena import GraphArena
+from statecell_server.graph_runtime import GraphRuntime
+from statecell_server.runtime import LoadError
+from torch import nn
+
+from tests.conftest import Serve
+from tests.modules import Tagger
+from tests.server.caller import Caller
+
+SESSIONS = 12
+ROUNDS = 250
+
+
+class Pair(nn.Module):
+    """States of several shapes, one of them with its batch axis in front; y is the last state as it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lower, self.upper = nn.GRUCell(6, 9), nn.LSTMCell(9, 7)
+
+    def forward(
+        self, x: torch.Tensor, h: torch.Tensor, state: tuple[torch.Tensor, torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+        h = self.lower(x, h)
+        a, b = self.upper(h, state)
+        return a * 2, h, (a, b)
+
+
+def without_batch() -> onnx.ModelProto:
+    """A model that runs one session at a time: y = s + x, s_n = 2 s + x, state [2, 3], that begins at 0.5."""
+    spec = ModelSpec(
+        "alone",
+        (TensorSpec("x", "float32", (2, 3)),),
+        (TensorSpec("y", "float32", (2, 3)),),
+        (StateSpec("s", "s_n", "float32", (2, 3), initial=0.5),),
+    )
+    nodes = [helper.make_node("Add", ["s", "x"], ["y"]), helper.make_node("Add", ["s", "y"], ["s_n"])]
+    ins, outs = ([helper.make_tensor_value_info(n, TensorProto.FLOAT, [2, 3]) for n in names] for names in ("xs", ("y", "s_n")))
+    model = helper.make_model(
+        helper.make_graph(nodes, "g", ins, outs), opset_imports=[helper.make_opsetid("", 17)], ir_version=8
+    )
+    helper.set_model_props(model, {SPEC_KEY: spec.to_json()})
+    return model
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("models")
+    torch.manual_seed(3)
+    x = torch.randn(5, 3, 6)
+    for name, module, example, form in (
+        ("lstm", nn.LSTM(6, 20, 2), x, "float32"),
+        ("half", nn.LSTM(6, 20), x, "float16"),
+        ("int8", nn.LSTM(6, 32), x, "int8"),
+        ("gru", nn.GRU(6, 17, batch_first=True), x, "float32"),
+        ("rnn", nn.RNN(6, 17), x, "float32"),
+        ("proj", nn.LSTM(6, 16, proj_size=5), x, "float32"),
+        ("pair", Pair(), (torch.randn(3, 6), torch.zeros(3, 9), (torch.zeros(3, 7), torch.zeros(3, 7))), "float32"),
+        ("tagger", Tagger(), torch.randint(0, 11, (3, 5)), "float32"),
+        ("bidirectional", nn.LSTM(6, 8, bidirectional=True), x, "float32"),
+    ):
+        statecell_export.export(module.eval(), example, name=name, out=out, form=form)
+    (out / "alone" / "1").mkdir(parents=True)
+    onnx.save(without_batch(), out / "alone" / "1" / "model.onnx")
+    return out
+
+
+def drawn(spec: ModelSpec, seq_len: int, rows: int, rng: np.random.Generator) -> dict[str, Array]:
+    """Inputs of a call."""
+    tensors = {}
+    for t in spec.inputs:
+        shape = t.sized(seq_len=seq_len, batch=rows)
+        tensors[t.name] = (rng.standard_normal(shape) if np.dtype(t.dtype).kind == "f" else rng.integers(0, 11, shape)).astype(
+            t.dtype
+        )
+    return tensors
+
+
+async def play(engine: Engine, model: str) -> list[Array]:
+    """Everything that a long random schedule shows: outputs, snapshots, forks, sessions set and reset. The same each time."""
+    rng, spec = np.random.default_rng(7), engine.models.get(model).spec
+    shown: list[Array] = []
+    ids = [engine.create(model, batch=int(rng.choice([1, 1, 2])) if spec.has_batch else 1).id for _ in range(SESSIONS)]
+    for _ in range(ROUNDS):
+        chosen = rng.permutation(SESSIONS)[: rng.integers(1, SESSIONS + 1)]
+        calls = []
+        for i in chosen:
+            batch = engine.sessions.get(ids[i]).batch
+            seq_len = int(rng.choice([1, 1, 1, 3, 70])) if spec.has_time else 1  # 70: more than one run
+            calls.append(engine.step(ids[i], drawn(spec, seq_len, batch, rng), None))
+        for outputs, _ in await asyncio.gather(*calls):
+            shown += outputs.values()
+        i, what = int(rng.integers(SESSIONS)), rng.random()
+        snapshot = engine.snapshot(ids[i])
+        shown += snapshot.states.values()
+        if what < 0.1:
+            engine.reset(ids[i])
+        elif what < 0.3:
+            fork = engine.fork(ids[i], 1)[0].id
+            engine.delete(ids[i])
+            ids[i] = fork
+        elif what < 0.5:
+            engine.delete(ids[i])
+            ids[i] = engine.create(model, snapshot=snapshot, checksum=snapshot.checksum()).id
+    return shown
+
+
+@pytest.mark.parametrize("model", ["lstm", "half", "int8", "gru", "rnn", "proj", "pair", "tagger", "alone"])
+async def test_a_random_schedule_shows_the_same_bits_on_the_host_and_in_the_graph(models: Path, model: str) -> None:
+    seen = []
+    for where in ("host", "graph"):
+        engine = Engine(Config(models=models, state_arena=where))
+        assert isinstance(engine.models.get(model).arena, GraphArena) == (where == "graph")
+        await engine.start()
+        seen.append(await play(engine, model))
+        arena = engine.models.get(model).arena
+        for session in list(engine.sessions):
+            engine.delete(session.id)
+        assert arena.used == 0
+        await engine.stop()
+    assert len(seen[0]) == len(seen[1]) > ROUNDS
+    assert all(a.dtype == b.dtype and np.array_equal(a, b) for a, b in zip(*seen, strict=True))
+
+
+async def test_the_arena_grows_under_steps_and_keeps_every_row(models: Path) -> None:
+    engine = Engine(Config(models=models, state_arena="graph", max_batch=64))
+    await engine.start()
+    rng, spec = np.random.default_rng(0), engine.models.get("lstm").spec
+    first = engine.create("lstm", batch=50)
+    await engine.step(first.id, drawn(spec, 3, 50, rng), None)
+    before = engine.snapshot(first.id)
+    many = [engine.create("lstm").id for _ in range(1500)]
+    await asyncio.gather(*(engine.step(i, drawn(spec, 1, 1, rng), None) for i in many))
+    assert engine.models.get("lstm").arena.capacity > 1500
+    after = engine.snapshot(first.id)
+    assert all(np.array_equal(before.states[n], after.states[n]) for n in before.states)
+    fresh = engine.snapshot(engine.create("lstm").id)
+    assert not any(fresh.states[n].any() for n in fresh.states), "the initial slot is as it was"
+    await engine.stop()
+
+
+async def test_a_refused_input_costs_its_own_session_nothing_and_the_others_nothing(models: Path) -> None:
+    engine = Engine(Config(models=models, state_arena="graph"))
+    await engine.start()
+    good, bad = engine.create("tagger").id, engine.create("tagger").id
+    x = np.full((1, 70), 4)
+    wrong = x.copy()
+    wrong[0, 60] = 99  # no such embedding: refused in the step's second run or a later one
+    for session in (good, bad):
+        await engine.step(session, {"x": x}, None)
+    before = engine.snapshot(bad)
+    results = await asyncio.gather(
+        engine.step(good, {"x": x}, None), engine.step(bad, {"x": wrong}, None), return_exceptions=True
+    )
+    assert not isinstance(results[0], BaseException)
+    assert isinstance(results[1], InputRefused)
+    after = engine.snapshot(bad)
+    assert after.step_index == 70
+    assert all(np.array_equal(before.states[n], after.states[n]) for n in before.states)
+    expected = engine.create("tagger").id
+    for _ in range(2):
+        outputs, _ = await engine.step(expected, {"x": x}, None)
+    assert np.array_equal(outputs["y"], results[0][0]["y"])
+    await engine.stop()
+
+
+async def test_states_are_read_while_other_rows_are_written(models: Path) -> None:
+    engine = Engine(Config(models=models, state_arena="graph"))
+    await engine.start()
+    rng, spec = np.random.default_rng(1), engine.models.get("lstm").spec
+    still, busy = engine.create("lstm", batch=8).id, engine.create("lstm", batch=100).id
+    await engine.step(still, drawn(spec, 2, 8, rng), None)
+    before = engine.snapshot(still)
+    running = asyncio.create_task(engine.step(busy, drawn(spec, 2000, 100, rng), None))
+    reads = 0
+    while not running.done():
+        now = engine.snapshot(still)
+        assert all(np.array_equal(before.states[n], now.states[n]) for n in before.states)
+        reads += 1
+        await asyncio.sleep(0)
+    assert reads > 10
+    await engine.stop()
+
+
+def test_over_the_wire_sessions_infer_and_half_precision_are_the_same(serve: Serve, models: Path) -> None:
+    rng = np.random.default_rng(2)
+    x = rng.standard_normal((4, 2, 6)).astype(np.float32)
+    seen: list[list[Array]] = []
+    for where in ("host", "graph"):
+        shown: list[Array] = []
+        with serve("--state-arena", where, models=models) as server:
+            caller = Caller(server.address)
+            for name, dtype in (("lstm", np.float32), ("half", np.float16), ("bidirectional", np.float32)):
+                model = caller.stub.GetModel(pb.GetModelRequest(name=name)).model
+                assert (model.device, model.batch_invariant) == ("cpu", True)
+                shown += caller.infer(name, x.astype(dtype)).values()
+                if not model.spec.streamable:
+                    continue
+                state = {s.input: rng.standard_normal((int(s.shape[0]), 2, 20)).astype(dtype) for s in model.spec.states}
+                session = caller.create(name, 2, **state)
+                rng = np.random.default_rng(3)
+                assert all(np.array_equal(caller.state(session)[n], state[n]) for n in state)
+                shown.append(caller.step(session, x.astype(dtype), 0))
+                shown += caller.state(session).values()
+                assert shown[-1].dtype == dtype
+            caller.channel.close()
+        rng = np.random.default_rng(2)
+        rng.standard_normal((4, 2, 6))
+        seen.append(shown)
+    assert len(seen[0]) == len(seen[1])
+    assert all(np.array_equal(a, b) for a, b in zip(*seen, strict=True))
+
+
+def test_what_cannot_be_rewritten_is_refused_at_load(tmp_path: Path) -> None:
+    model = without_batch()
+    path = tmp_path / "model.onnx"
+    model.opset_import[0].version = 10
+    onnx.save(model, path)
+    with pytest.raises(LoadError, match="opset 10, an arena in the graph needs 11"):
+        GraphRuntime(path)
+    model = without_batch()
+    spec = ModelSpec.from_json(model.metadata_props[0].value)
+    model.metadata_props[0].value = replace(spec, states=(replace(spec.states[0], input="t"),)).to_json()
+    onnx.save(model, path)
+    with pytest.raises(LoadError, match="'t' is one"):
+        GraphRuntime(path)
+
+
+def test_an_arena_that_the_device_has_no_room_for_is_refused_and_the_old_one_stays(models: Path) -> None:
+    arena = GraphRuntime(models / "lstm" / "1" / "model.onnx").arena(1 << 60, 4)
+    slots = arena.allocate(2)
+    arena.write(slots, [np.ones((2, 2, 20), np.float32)] * 2)
+    with pytest.raises(StateBudgetExceeded, match="--state-memory"):
+        arena.reserve(1 << 40)
+    assert np.array_equal(arena.read(slots)[0], np.ones((2, 2, 20)))
