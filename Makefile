@@ -12,7 +12,7 @@ PROTO_BIN := .venv-protos/bin
 PROTO_FILES := $(shell cd protos && find statecell -name '*.proto')
 SOURCES := protos export server clients/python deploy docs tests bench
 
-.PHONY: help venv train export serve demo test lint format protos protos-check bench image clean
+.PHONY: help venv venv-gpu train export serve demo test lint format protos protos-check bench image clean
 
 help:  ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,10 @@ $(STAMP): requirements-dev.txt protos/pyproject.toml export/pyproject.toml serve
 	$(BIN)/pip install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -r requirements-dev.txt \
 	  -e ./protos -e ./clients/python -e "./server[cpu,uvloop]" -e ./export
 	touch $@
+
+venv-gpu:  ## Install the server with onnxruntime-gpu, without CUDA's libraries, into .venv-gpu: tests see it refuse
+	test -x .venv-gpu/bin/python || $(PYTHON) -m venv .venv-gpu
+	.venv-gpu/bin/pip install --quiet -e ./protos -e ./server "onnxruntime-gpu>=1.22" "onnx>=1.17"
 
 train: $(STAMP)  ## Train the example models again from their seeds
 	$(BIN)/python -m statecell_examples.charlm.train
@@ -81,5 +85,5 @@ image:  ## Build the server's container image (ENGINE=docker, podman or buildah)
 	ENGINE="$(ENGINE)" IMAGE="$(IMAGE)" BASE="$(BASE)" deploy/build.sh $(BUILD_FLAGS)
 
 clean:  ## Remove what the other commands made
-	rm -rf .venv .venv-protos models out
+	rm -rf .venv .venv-gpu .venv-protos models out
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -40,11 +40,14 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def serve(models: Path) -> Serve:
-    """`with serve("--max-queue", "8") as server:` a server of `models` (or of models=...) until the end of the block."""
+    """`with serve("--max-queue", "8") as server:` a server of `models` (or of models=...) until the end of the block.
+
+    python=...: that of another environment.
+    """
 
     @contextmanager
-    def run(*flags: str, models: Path = models) -> Iterator[Server]:
-        command = [sys.executable, "-m", "statecell_server", "--models", str(models), "--port", "0", *flags]
+    def run(*flags: str, models: Path = models, python: Path = Path(sys.executable)) -> Iterator[Server]:
+        command = [str(python), "-m", "statecell_server", "--models", str(models), "--port", "0", *flags]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             try:
                 assert process.stdout is not None
