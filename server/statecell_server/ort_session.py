@@ -64,7 +64,7 @@ def open_session(content: bytes, device: Device, *, threads: int = 1, memory: in
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if device.kind == "cpu":
         return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    _require(device)
+    require(device)
     options.use_deterministic_compute = True
     providers = [("CUDAExecutionProvider", cuda_options(device, memory)), "CPUExecutionProvider"]
     session = ort.InferenceSession(content, options, providers=providers, enable_fallback=0)
@@ -81,8 +81,8 @@ def cuda_options(device: Device, memory: int) -> dict[str, str]:
     return options | ({"gpu_mem_limit": str(memory)} if memory else {})
 
 
-def _require(device: Device) -> None:
-    """Raises DeviceError, naming everything that is missing."""
+def require(device: Device) -> None:
+    """Raises DeviceError where a GPU cannot be used, naming everything that is missing."""
     version = str(getattr(ort, "cuda_version", "") or "") if "CUDAExecutionProvider" in ort.get_available_providers() else ""
     if version:
         with contextlib.redirect_stdout(io.StringIO()) as said:  # it prints; our standard output is for "listening on"
