@@ -44,9 +44,12 @@ def unpack(tensor: tensor_pb2.Tensor) -> Array:
     dtype = _DTYPES.get(tensor.dtype)
     if dtype is None:
         raise TensorError(f"tensor {tensor.name!r} has dtype code {tensor.dtype}, expected one of {sorted(_DTYPES)}")
+    shape = tuple(tensor.shape)
     try:
-        return np.frombuffer(tensor.data, dtype).reshape(tuple(tensor.shape))
+        if shape and min(shape) < 0:
+            raise ValueError("reshape would take a negative size as a wildcard")
+        return np.frombuffer(tensor.data, dtype).reshape(shape)
     except ValueError:
         raise TensorError(
-            f"tensor {tensor.name!r} says {dtype.name}{list(tensor.shape)} but has {len(tensor.data)} bytes of data"
+            f"tensor {tensor.name!r} says {dtype.name}{list(shape)} but has {len(tensor.data)} bytes of data"
         ) from None

@@ -9,7 +9,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from statecell.v1 import inference_pb2, inference_pb2_grpc
 
-from statecell_server.config import Config
+from statecell_server.config import Config, ConfigError
 from statecell_server.engine import Engine
 from statecell_server.service import InferenceService
 
@@ -20,7 +20,7 @@ class App:
     """`await App(config).run()` serves until SIGTERM or Ctrl-C, and then finishes what is in flight."""
 
     def __init__(self, config: Config) -> None:
-        """Loads the models. Raises runtime.LoadError."""
+        """Loads the models. Raises runtime.LoadError; run raises ConfigError where it cannot listen."""
         self._config = config
         self._engine = Engine(config)
         self._service = InferenceService(self._engine)
@@ -30,9 +30,13 @@ class App:
     async def run(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
-        await self._engine.start()
         server = self._server()
-        port = server.add_insecure_port(f"{self._config.host}:{self._config.port}")
+        address = f"{self._config.host}:{self._config.port}"
+        try:
+            port = server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise ConfigError(f"cannot listen on {address}: {error}; is the --port taken?") from error
+        await self._engine.start()
         await server.start()
         await self._ready()
         print(f"listening on {self._config.host}:{port}", flush=True)

@@ -44,7 +44,7 @@ class Caller:
 
 def reason_of(error: grpc.RpcError) -> str:
     """ErrorInfo's reason."""
-    return info_of(error).reason
+    return str(info_of(error).reason)
 
 
 def info_of(error: grpc.RpcError) -> error_details_pb2.ErrorInfo:

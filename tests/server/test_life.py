@@ -1,0 +1,109 @@
+"""Start, health, reflection and a clean stop."""
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from statecell.tensor import pack, unpack
+from statecell.v1 import inference_pb2 as pb
+
+from tests.conftest import Serve, Server
+from tests.server.caller import Caller, reason_of
+
+
+def test_health_knows_the_server_the_service_and_each_model(caller: Caller) -> None:
+    stub = health_pb2_grpc.HealthStub(caller.channel)
+    for name in ("", "statecell.v1.InferenceService", "lstm", "gru"):
+        assert stub.Check(health_pb2.HealthCheckRequest(service=name)).status == health_pb2.HealthCheckResponse.SERVING
+    with pytest.raises(grpc.RpcError) as error:
+        stub.Check(health_pb2.HealthCheckRequest(service="lstn"))
+    assert error.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+def test_reflection_lists_the_service(caller: Caller) -> None:
+    stub = reflection_pb2_grpc.ServerReflectionStub(caller.channel)
+    (reply,) = stub.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="")]))
+    names = {service.name for service in reply.list_services_response.service}
+    assert {"statecell.v1.InferenceService", "grpc.health.v1.Health"} <= names
+
+
+def test_models_tell_their_spec_digest_and_runtime(caller: Caller) -> None:
+    model = caller.stub.GetModel(pb.GetModelRequest(name="lstm")).model
+    assert [(t.name, t.dtype, list(t.shape)) for t in model.spec.inputs] == [("x", "float32", ["seq_len", "batch", "10"])]
+    assert [(s.input, s.output, list(s.shape)) for s in model.spec.states] == [
+        ("h_0", "h_n", ["2", "batch", "20"]),
+        ("c_0", "c_n", ["2", "batch", "20"]),
+    ]
+    assert (model.version, model.runtime, model.device, model.batch_invariant) == ("1", "onnxruntime", "cpu", True)
+    assert len(model.digest) == 64
+
+
+def test_sigterm_finishes_what_is_in_flight_and_exits_with_0(serve: Serve) -> None:
+    x = np.random.default_rng(1).standard_normal((30_000, 1, 10), dtype=np.float32)
+    with serve() as server:
+        caller = Caller(server.address)
+        expected = caller.infer("lstm", x)["y"]
+        session = caller.create("lstm")
+        unary = caller.stub.Step.future(pb.StepRequest(session_id=session, inputs=[pack("x", x)]))
+        streaming, other = caller.create("lstm"), []
+        begun = threading.Event()
+
+        def messages() -> Iterator[pb.StreamStepsRequest]:
+            yield pb.StreamStepsRequest(session_ids=[streaming], inputs=[pack("x", x)])
+            begun.set()
+            threading.Event().wait(20)  # the client keeps its side open
+
+        stream = caller.stub.StreamSteps(messages())
+        begun.wait(10)
+        other.append(caller.stub.ListSessions(pb.ListSessionsRequest()))
+        assert server.stop() == 0
+        assert np.array_equal(unpack(unary.result().outputs[0]), expected)
+        assert np.array_equal(unpack(next(stream).outputs[0]), expected)
+        with pytest.raises(grpc.RpcError) as error:
+            next(stream)
+        assert (error.value.code(), reason_of(error.value)) == (grpc.StatusCode.UNAVAILABLE, "DRAINING")
+        caller.channel.close()
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--models", "nowhere"], "nowhere is not a folder"),
+        (["--port", "70000"], "--port is 70000"),
+        (["--state-memory", "plenty"], "is not a size"),
+        (["--max-batch", "0"], "--max-batch is 0"),
+    ],
+)
+def test_a_bad_option_is_named_and_ends_with_2(models: Path, flags: list[str], says: str) -> None:
+    command = [sys.executable, "-m", "statecell_server", "--models", str(models), "--port", "0", *flags]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert ended.returncode == 2
+    assert says in " ".join(ended.stderr.replace("│", " ").split())
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_port_that_is_taken_is_named(server: Server, models: Path) -> None:
+    port = server.address.split(":")[1]
+    command = [sys.executable, "-m", "statecell_server", "--models", str(models), "--port", port]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert ended.returncode == 2
+    assert port in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("content", [b"not a model", b""])
+def test_a_file_that_is_no_model_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "broken" / "1").mkdir(parents=True)
+    (tmp_path / "broken" / "1" / "model.onnx").write_bytes(content)
+    command = [sys.executable, "-m", "statecell_server", "--models", str(tmp_path), "--port", "0"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert ended.returncode == 2
+    assert "broken/1/model.onnx" in ended.stderr
+    assert "Traceback" not in ended.stderr
