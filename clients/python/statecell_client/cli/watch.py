@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -23,19 +24,17 @@ def watch(
 
     Example: statecell watch --interval 2
     """
-    with connected(server) as client, Live(console=console, auto_refresh=False) as live:
-        before: dict[str, int] = {}
-        looked, looks = time.monotonic(), 0
-        try:
-            while not count or looks < count:
-                sessions = client.sessions()
-                now = time.monotonic()
-                live.update(_table(sessions, before, now - looked), refresh=True)
-                before, looked, looks = {s.id: s.step_index for s in sessions}, now, looks + 1
-                if looks != count:
-                    time.sleep(interval)
-        except KeyboardInterrupt:
-            pass  # how it is meant to end
+    before: dict[str, int] = {}
+    looked, looks = time.monotonic(), 0
+    # Ctrl-C is how it is meant to end.
+    with suppress(KeyboardInterrupt), connected(server) as client, Live(console=console, auto_refresh=False) as live:
+        while not count or looks < count:
+            sessions = client.sessions()
+            now = time.monotonic()
+            live.update(_table(sessions, before, now - looked), refresh=True)
+            before, looked, looks = {s.id: s.step_index for s in sessions}, now, looks + 1
+            if looks != count:
+                time.sleep(interval)
 
 
 def _table(sessions: Iterable[SessionInfo], before: Mapping[str, int], seconds: float) -> Table:
