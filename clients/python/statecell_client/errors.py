@@ -8,6 +8,8 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 from statecell.v1 import inference_pb2 as wire
 
+_BROKEN = ("RST_STREAM", "Stream removed")
+"""How gRPC words it, with other codes than UNAVAILABLE, when a server or a proxy drops a call."""
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
@@ -216,6 +218,8 @@ def from_rpc_error(error: grpc.RpcError, address: str) -> StatecellError:
     if code is grpc.StatusCode.UNAVAILABLE:
         message = f"no statecell server answers at {address} ({message}); start one there or correct the address"
         return ServerUnreachable(message, settled=False)
+    if code is grpc.StatusCode.CANCELLED or any(sign in message for sign in _BROKEN):
+        return ServerUnreachable(f"the call to {address} broke off ({message})", settled=False)
     if code is grpc.StatusCode.UNIMPLEMENTED:
         message = f"what answers at {address} is not a statecell server of this release ({message})"
     kind = DeadlineExceeded if code is grpc.StatusCode.DEADLINE_EXCEEDED else StatecellError
