@@ -76,6 +76,13 @@ def test_a_servers_own_fault_is_not_repeated() -> None:
     assert (error.may_pass, error.settled, error.reason) == (False, False, "UNKNOWN")
 
 
+def test_where_the_server_cannot_tell_whether_a_step_was_applied_it_is_unsettled() -> None:
+    error = wire.StepError(code=14, reason="STORE_UNAVAILABLE", message="no answer", metadata={"applied": "unknown"})
+    assert not from_step_error(error).settled
+    error.metadata["applied"] = "no"
+    assert from_step_error(error).settled
+
+
 def test_a_reason_that_this_release_does_not_know_is_still_told() -> None:
     decoded = from_step_error(wire.StepError(code=9, reason="SOMETHING_NEW", message="new"))
     assert type(decoded) is StatecellError

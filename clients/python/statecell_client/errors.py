@@ -174,6 +174,24 @@ class Draining(StatecellError):
     reason = "DRAINING"
 
 
+class StoreUnavailable(StatecellError):
+    """The store's fault: it does not answer, so that no step of a durable session can be acknowledged. Repeat the step later."""
+
+    reason = "STORE_UNAVAILABLE"
+
+
+class StoreFull(StatecellError):
+    """The operator's fault: the store has no room for the state. Nothing is lost; repeat the step later."""
+
+    reason = "STORE_FULL"
+
+
+class SessionContended(StatecellError):
+    """The caller's fault as a rule: the session is stepped on two servers at once, and this step lost the race again and again."""
+
+    reason = "SESSION_CONTENDED"
+
+
 class ServerUnreachable(StatecellError):
     """No server answers at the address: it is not running, the address is wrong, or the network is down."""
 
@@ -237,4 +255,5 @@ def _build(
 ) -> StatecellError:
     seconds = None if delay is None else delay.ToTimedelta().total_seconds()
     kind = _BY_REASON.get(reason, StatecellError)
-    return kind(message or reason, reason=reason, code=code, metadata=dict(metadata), retry_seconds=seconds)
+    settled = metadata.get("applied") != "unknown"
+    return kind(message or reason, reason=reason, code=code, metadata=dict(metadata), retry_seconds=seconds, settled=settled)
