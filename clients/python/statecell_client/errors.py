@@ -175,7 +175,7 @@ class Draining(StatecellError):
 
 
 class StoreUnavailable(StatecellError):
-    """The store's fault: it does not answer, so that no step of a durable session can be acknowledged. Repeat the step later."""
+    """The store's fault: it does not answer, so no step of a durable session can be acknowledged. Repeat the step later."""
 
     reason = "STORE_UNAVAILABLE"
 
@@ -187,7 +187,7 @@ class StoreFull(StatecellError):
 
 
 class SessionContended(StatecellError):
-    """The caller's fault as a rule: the session is stepped on two servers at once, and this step lost the race again and again."""
+    """The caller's fault as a rule: the session is stepped on two servers at once, and this step lost the race each time."""
 
     reason = "SESSION_CONTENDED"
 
