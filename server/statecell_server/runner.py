@@ -61,7 +61,8 @@ class Runner:
         """After the last step; waits for the thread."""
         self._work.put(None)
         self._thread.join()
-        log.info("%s/%s ran batches of (rows: times) %s", self.name, self.version, dict(sorted(self.batches.items())))
+        sizes = " ".join(f"{rows}x{runs}" for rows, runs in sorted(self.batches.items()))
+        log.info("%s/%s ran batches of (rows x runs): %s", self.name, self.version, sizes or "none")
 
     def step(self, sessions: Sequence[Session], inputs: Inputs, *, repeatable: bool) -> Step:
         """A step of these sessions, not yet submitted."""
@@ -208,5 +209,7 @@ class Runner:
 
     @staticmethod
     def _tell(step: Step) -> None:
-        for waiter in step.waiters:
+        # Off the step first: a waiter holds its steps, and a circle would be the garbage collector's to find.
+        waiters, step.waiters = step.waiters, []
+        for waiter in waiters:
             waiter.settle()
