@@ -27,6 +27,14 @@ def size(text: str) -> int:
     return int(float(match[1]) * UNITS[match[2].upper()])
 
 
+def save_every(text: str) -> int:
+    """ "every=8" as 8, "every_step" as 1."""
+    match = re.fullmatch(r"every_step|every=(\d+)", text.strip())
+    if match is None:
+        raise typer.BadParameter(f"{text!r} is no durability; write every_step, or every=8 for every 8 steps")
+    return int(match[1] or 1)
+
+
 @app.command()
 def serve(
     models: Annotated[Path, typer.Option(help="The model repository: <name>/<version>/model.onnx.")] = Path("models"),
@@ -41,6 +49,19 @@ def serve(
     drain_seconds: Annotated[
         float, typer.Option(help="Seconds to finish what is in flight at the end.")
     ] = DEFAULTS.drain_seconds,
+    store: Annotated[
+        str,
+        typer.Option(help="Where durable sessions are kept: valkey://host:port/db (or Redis); memory to try it out."),
+    ] = DEFAULTS.store,
+    durability: Annotated[
+        str, typer.Option(help="every_step: no acknowledged step is ever lost. every=N: a crash may lose up to N-1 of them.")
+    ] = "every_step",
+    store_timeout: Annotated[
+        float, typer.Option(help="Seconds after which the store counts as not answering.")
+    ] = DEFAULTS.store_timeout,
+    poll_models: Annotated[
+        float, typer.Option(help="Seconds between looks for new versions in --models; 0 for none.")
+    ] = DEFAULTS.poll_models,
     log_level: Annotated[str, typer.Option(help="DEBUG, INFO, WARNING or ERROR.")] = "INFO",
 ) -> None:
     """Serve recurrent models over gRPC and keep their state between calls.
@@ -62,6 +83,10 @@ def serve(
             max_message=size(max_message),
             threads=threads,
             drain_seconds=drain_seconds,
+            store=store,
+            store_timeout=store_timeout,
+            save_every=save_every(durability),
+            poll_models=poll_models,
         )
         asyncio.run(_run(config))
     except (ConfigError, LoadError) as error:

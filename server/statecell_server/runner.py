@@ -10,13 +10,19 @@ import numpy as np
 from statecell.tensor import Array
 
 from statecell_server.arena import INITIAL_SLOT, StateArena
-from statecell_server.errors import InputRefused, InternalError, StatecellError, StepOutOfOrder
+from statecell_server.config import Config
+from statecell_server.errors import InputRefused, InternalError, SessionContended, StatecellError, StepOutOfOrder
 from statecell_server.inputs import Inputs
+from statecell_server.journal import Journal, Stamp
 from statecell_server.runtime import Plan, RunError, Runtime
 from statecell_server.scheduler import Batch, Scheduler, Step
 from statecell_server.sessions import Reply, Session
+from statecell_server.store import StateStore
 
 log = logging.getLogger(__name__)
+
+STORE_BATCHES = 4
+"""Batches whose results may be on their way to the store while others run."""
 
 
 class Runner:
@@ -26,12 +32,16 @@ class Runner:
     session names yet. That is what makes a failed, cancelled or refused step leave the state as it was.
     """
 
-    def __init__(self, name: str, version: str, runtime: Runtime, *, state_memory: int, max_batch: int, max_queue: int) -> None:
+    def __init__(self, name: str, version: str, runtime: Runtime, config: Config, store: StateStore | None, owner: str) -> None:
+        """`owner`: this server's mark in the records that it writes to the store."""
+        max_batch, max_queue = config.max_batch, config.max_queue
         self.name = name
         self.version = version
         self.spec = runtime.spec
         self.runtime = runtime
-        self.arena = StateArena(self.spec.states, state_memory, max_batch)
+        self.arena = StateArena(self.spec.states, config.state_memory, max_batch * (1 if store is None else STORE_BATCHES))
+        stamp = Stamp(name, version, runtime.digest, owner)
+        self.journal = None if store is None else Journal(store, stamp, self.spec, self.arena, config.save_every)
         self.scheduler = Scheduler(self.spec, max_batch, max_queue)
         self.rows = 0  # that sessions hold
         self.output_names = [t.name for t in self.spec.outputs]
@@ -40,6 +50,7 @@ class Runner:
         self._work: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._compute, name=f"compute-{name}-{version}", daemon=True)
         self._running = self._woken = False
+        self._writing: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
         """On the event loop that is to own it."""
@@ -106,18 +117,44 @@ class Runner:
                 step.sources += session.slots
 
     def _land(self, batch: Batch) -> None:
-        """The batch has run: commit it, launch the next one, then tell those who wait."""
+        """The batch has run: commit it, launch the next one, then tell those who wait.
+
+        What durable sessions did is written first, while the next batch runs.
+        """
         self._running = False
-        over = []
+        over, due = [], []
         for step in batch.steps:
-            if step.remaining == 0 or len(step.errors) == len(step.sessions) or not step.waiters:
+            if step.remaining > 0 and len(step.errors) < len(step.sessions) and step.waiters:
+                self.scheduler.ran(step)
+            elif self.journal is not None and self.journal.due(step):
+                due.append(step)
+            else:
                 self._commit(step)
                 over.append(step)
-            else:
-                self.scheduler.ran(step)
         self._launch()
-        for step in over:
-            for waiter in step.waiters:
+        self._settle(over)
+        if due:
+            task = self._loop.create_task(self._write(due))
+            self._writing.add(task)
+            task.add_done_callback(self._writing.discard)
+
+    async def _write(self, steps: Sequence[Step]) -> None:
+        assert self.journal is not None, "only a journal finds steps due"
+        try:
+            await self.journal.write(steps)
+        except Exception as error:
+            log.exception("a write of %s failed", self.name)
+            for step in steps:
+                step.errors = dict.fromkeys(range(len(step.sessions)), InternalError(f"the write failed: {error}"))
+        for step in steps:
+            self._commit(step)
+        self._wake()
+        self._settle(steps)
+
+    @staticmethod
+    def _settle(steps: Sequence[Step]) -> None:
+        for step in steps:
+            for waiter in list(step.waiters):
                 waiter.settle()
 
     def _commit(self, step: Step) -> None:
@@ -126,14 +163,10 @@ class Runner:
         for position, session in enumerate(step.sessions):
             slots = step.slots[row : row + session.batch]
             error = step.errors.get(position) or session.ended
+            fence = step.fences.get(position)
             if error is None and (session.step_index != step.starts[position] or session.epoch != step.epochs[position]):
-                error = StepOutOfOrder(
-                    f"session {session.id} is at step_index {session.step_index}: "
-                    f"what came before this step (step_index {step.starts[position]}) was not applied",
-                    session_id=session.id,
-                    expected_step_index=session.step_index,
-                )
-            if error is not None or not step.waiters:
+                error = self._overtaken(session, step.starts[position], step.epochs[position])
+            if error is not None or not (step.waiters or fence):
                 self.arena.free(slots)
                 if error is not None:
                     step.errors[position] = error
@@ -141,16 +174,28 @@ class Runner:
                 self.arena.free(session.slots)
                 session.slots, session.loaded = slots, None
                 session.step_index += step.inputs.seq_len
+                session.fence = fence or session.fence
                 if step.repeatable:
                     session.last = Reply(step.starts[position], session.step_index, step.outputs, row)
             row += session.batch
         self.scheduler.finish(step)
 
+    @staticmethod
+    def _overtaken(session: Session, start: int, epoch: int) -> StatecellError:
+        """Why a step that began at `start` does not fit the session any more."""
+        if session.durable and (session.stale or session.epoch != epoch):
+            return SessionContended(f"session {session.id} was moved on by another server", session_id=session.id)
+        return StepOutOfOrder(
+            f"session {session.id} is at step_index {session.step_index}: "
+            f"what came before this step (step_index {start}) was not applied",
+            session_id=session.id,
+            expected_step_index=session.step_index,
+        )
+
     def _fail(self, step: Step, error: StatecellError) -> None:
         step.errors = dict.fromkeys(range(len(step.sessions)), error)
         self._commit(step)
-        for waiter in step.waiters:
-            waiter.settle()
+        self._settle([step])
 
     def state(self, session: Session) -> list[Array]:
         """A copy of the session's committed state, in the spec's order."""
@@ -161,6 +206,11 @@ class Runner:
         self.arena.free(session.slots)
         session.slots = [INITIAL_SLOT] * session.batch
         session.loaded = None
+
+    def leave(self, session: Session) -> None:
+        """The session is here no more."""
+        self.release(session)
+        self.rows -= session.batch
 
     # On the compute thread
 

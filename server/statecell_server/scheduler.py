@@ -44,6 +44,7 @@ class Step:
     slots: list[int] = field(default_factory=list)  # slots to write
     outputs: list[Array] = field(default_factory=list)
     errors: dict[int, StatecellError] = field(default_factory=dict)  # by position in sessions
+    fences: dict[int, bytes] = field(default_factory=dict)  # by position: of the records in the store that hold the result
     finished: bool = False
     running: bool = False
 
