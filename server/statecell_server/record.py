@@ -1,7 +1,7 @@
 """Record: a durable session between two steps, as it lies in the store."""
 
 import json
-import secrets
+import random
 import struct
 import zlib
 from dataclasses import dataclass, field
@@ -44,7 +44,7 @@ class Record:
     states: dict[str, Array]  # by the names of the state inputs
     reply_start: int = -1  # step_index before the step that led here, where its reply was kept
     outputs: dict[str, Array] = field(default_factory=dict)
-    nonce: bytes = field(default_factory=lambda: secrets.token_bytes(8))
+    nonce: bytes = field(default_factory=lambda: random.randbytes(8))
 
     @property
     def fence(self) -> bytes:

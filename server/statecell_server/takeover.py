@@ -40,7 +40,9 @@ class Takeover:
 
     def needed(self, session_ids: Sequence[str], step_indexes: Indexes) -> bool:
         """Whether the request has to wait for the store."""
-        return any(i in self._last for i in session_ids) or bool(self._behind(session_ids, step_indexes))
+        if self._last and any(i in self._last for i in session_ids):
+            return True
+        return any(map(self._is_behind, session_ids, step_indexes))
 
     def _behind(self, session_ids: Sequence[str], step_indexes: Indexes) -> list[str]:
         return [i for i, index in zip(session_ids, step_indexes, strict=True) if self._is_behind(i, index)]
@@ -51,8 +53,9 @@ class Takeover:
             return session_id.startswith(DURABLE)
         if not session.durable:
             return False
-        fits = step_index in (None, session.step_index) or bool(session.pending) or session.ahead > 0
-        return session.stale or not fits
+        if session.stale:
+            return True
+        return not (step_index is None or step_index == session.step_index or session.pending or session.ahead)
 
     def request(self, session_ids: Sequence[str], step_indexes: Indexes, then: Callable[[Errors], None]) -> None:
         """Calls `then` when the sessions are as they are in the store, with what went wrong for some of them."""

@@ -11,6 +11,7 @@ from valkey.asyncio.retry import Retry
 from valkey.backoff import NoBackoff
 from valkey.exceptions import ConnectionError as NoConnection
 from valkey.exceptions import OutOfMemoryError, ResponseError, ValkeyError
+from valkey.utils import str_if_bytes
 
 from statecell_server.errors import StatecellError, StoreFull, StoreUnavailable
 from statecell_server.record import FENCE_BYTES
@@ -118,17 +119,18 @@ class ValkeyStore:
 
     async def _check(self) -> None:
         """Warns of what would let the store forget what it has acknowledged."""
-        config: dict[bytes, bytes] = {}
+        config: dict[str, str] = {}
         try:
             for pattern in ("maxmemory*", "appendonly"):
-                config |= await self._client.config_get(pattern)
+                found = await self._client.config_get(pattern)
+                config |= {str_if_bytes(key): str_if_bytes(value) for key, value in found.items()}
         except ResponseError as error:
             log.warning("the store at %s does not tell its configuration: %s", self.address, error)
             return
-        policy = config.get(b"maxmemory-policy", b"").decode()
-        if config.get(b"maxmemory") != b"0" and policy != "noeviction":
+        policy = config.get("maxmemory-policy")
+        if config.get("maxmemory") != "0" and policy != "noeviction":
             log.warning("the store at %s may evict sessions: its maxmemory-policy is %s, not noeviction", self.address, policy)
-        if config.get(b"appendonly") != b"yes":
+        if config.get("appendonly") != "yes":
             log.warning("the store at %s has appendonly off: what it holds does not outlive its own crash", self.address)
 
 
