@@ -18,6 +18,7 @@ from statecell_server.store import MemoryStore
 log = logging.getLogger(__name__)
 
 SERVICE = "statecell.v1.InferenceService"
+LINGER_SECONDS = 0.25
 STORE = "statecell.store"
 """What grpc.health.v1 is asked for to know whether durable sessions are served."""
 
@@ -115,8 +116,14 @@ class App:
         self._engine.draining = True
         await self._health.enter_graceful_shutdown()
         self._service.drain()
-        # What is left of the time brings sessions that are ahead of the store there.
-        reserve = min(2 * self._config.store_timeout, self._config.drain_seconds / 2) if self._store is not None else 0.0
-        await server.stop(self._config.drain_seconds - reserve)
+        seconds = self._config.drain_seconds
+        if self._store is None:
+            await server.stop(seconds)
+        else:
+            # Until the clients of durable sessions have heard that they are to go elsewhere: gRPC itself would cancel calls
+            # that arrive at the moment of its stop. The end of the time is for bringing sessions to the store.
+            linger, reserve = min(LINGER_SECONDS, seconds / 4), min(2 * self._config.store_timeout, seconds / 4)
+            await asyncio.sleep(linger)
+            await server.stop(seconds - linger - reserve)
         await self._engine.stop()
         log.info("stopped")

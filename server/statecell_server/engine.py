@@ -108,6 +108,8 @@ class Engine:
             raise InvalidRequest(
                 f"{len(session_ids)} session_ids and {len(step_indexes)} step_indexes, expected one index a session or none"
             )
+        if self.draining and any(i.startswith(DURABLE) for i in session_ids):
+            raise Draining("the server is about to stop; another one with the same store goes on with its durable sessions")
         ticket = Ticket(done)
         if self._takeover is not None and self._takeover.needed(session_ids, step_indexes):
             late = functools.partial(self._begin_late, ticket, session_ids, tensors, step_indexes)

@@ -85,11 +85,12 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
 
     async def StreamSteps(self, _: AsyncIterator[pb.StreamStepsRequest], context: Context) -> None:
         stream = StepStream(self._engine, context)
-        self._streams.add(stream)
-        try:
-            await stream.serve()
-        finally:
-            self._streams.discard(stream)
+        if not self._engine.draining:
+            self._streams.add(stream)
+            try:
+                await stream.serve()
+            finally:
+                self._streams.discard(stream)
         if self._engine.draining:
             error = Draining(
                 f"the server is about to stop; it has answered the first {stream.read} messages, send the rest to another",
