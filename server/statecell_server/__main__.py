@@ -35,6 +35,13 @@ def save_every(text: str) -> int:
     return int(match[1] or 1)
 
 
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, runtime = text.partition("=")
+    if not equals or not name:
+        raise typer.BadParameter(f"{text!r} is not NAME=RUNTIME, as in tagger=torchscript")
+    return name, runtime
+
+
 @app.command()
 def serve(
     models: Annotated[Path, typer.Option(help="The model repository: <name>/<version>/model.onnx.")] = Path("models"),
@@ -62,6 +69,10 @@ def serve(
     poll_models: Annotated[
         float, typer.Option(help="Seconds between looks for new versions in --models; 0 for none.")
     ] = DEFAULTS.poll_models,
+    runtime: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=torchscript to run a model's model.pt though it has a model.onnx; repeatable."),
+    ] = None,
     log_level: Annotated[str, typer.Option(help="DEBUG, INFO, WARNING or ERROR.")] = "INFO",
 ) -> None:
     """Serve recurrent models over gRPC and keep their state between calls.
@@ -87,6 +98,7 @@ def serve(
             store_timeout=store_timeout,
             save_every=save_every(durability),
             poll_models=poll_models,
+            runtimes=dict(_pair(text) for text in runtime or []),
         )
         asyncio.run(_run(config))
     except (ConfigError, LoadError) as error:

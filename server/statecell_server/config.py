@@ -1,9 +1,11 @@
 """What the server was told at start; validated once, changed by nobody."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 STORES = ("valkey://", "valkeys://", "redis://", "rediss://", "unix://")
+RUNTIMES = ("onnxruntime", "torchscript")
 
 
 class ConfigError(ValueError):
@@ -28,6 +30,7 @@ class Config:
     store_timeout: float = 0.5
     save_every: int = 1
     poll_models: float = 0.0
+    runtimes: Mapping[str, str] = field(default_factory=dict)  # of models that are not to run in the first they can
 
     def __post_init__(self) -> None:
         if not self.models.is_dir():
@@ -44,3 +47,6 @@ class Config:
             raise ConfigError(f"--durability is every={self.save_every}, expected every_step or every=N with N of 1 or more")
         if self.store and self.store != "memory" and not self.store.startswith(STORES):
             raise ConfigError(f"--store is {self.store!r}, expected memory or valkey://host:port/db")
+        for name, runtime in self.runtimes.items():
+            if runtime not in RUNTIMES:
+                raise ConfigError(f"--runtime {name}={runtime}: there is no such runtime, expected {' or '.join(RUNTIMES)}")

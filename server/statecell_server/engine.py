@@ -15,12 +15,13 @@ from statecell_server.errors import (
     NotStreamable,
     QueueFull,
     SessionContended,
+    SessionNotFound,
     ShapeMismatch,
     StateBudgetExceeded,
     StatecellError,
     StepOutOfOrder,
 )
-from statecell_server.inputs import Inputs, check_inputs, check_states, split_states
+from statecell_server.inputs import Inputs, check_states, split_states
 from statecell_server.journal import Journal
 from statecell_server.repository import Repository
 from statecell_server.runner import Runner
@@ -70,7 +71,7 @@ class Engine:
             await asyncio.sleep(1)
             now = time.time()
             for session in self.sessions.expire(now):
-                self.runner(session).leave(session)
+                self.runner(session).leave(session, self.sessions.absent(session.id))
             self._save(s for s in self.sessions if s.ahead and not s.pending and now - s.used > IDLE_SECONDS)
 
     async def _poll(self) -> None:
@@ -147,7 +148,7 @@ class Engine:
         found: list[Session | None] = []
         errors: dict[int, StatecellError] = {}
         for position, session_id in enumerate(session_ids):
-            session = self.sessions.find(session_id) if session_id not in absent else None
+            session = self.sessions.known(session_id) if session_id not in absent else None
             found.append(session)
             if session is None:
                 errors[position] = absent.get(session_id) or self.sessions.absent(session_id)
@@ -171,7 +172,7 @@ class Engine:
         def late(absent: Mapping[str, StatecellError]) -> None:
             errors = {}
             for position, session_id in ids.items():
-                session = self.sessions.find(session_id)
+                session = self.sessions.known(session_id)
                 if session is None or session_id in absent:
                     errors[position] = absent.get(session_id) or self.sessions.absent(session_id)
                 else:
@@ -187,9 +188,9 @@ class Engine:
     def _inputs(runner: Runner, known: Sequence[Session], count: int, tensors: Tensors) -> Inputs:
         rows = sum(s.batch for s in known)
         if len(known) == count:
-            return check_inputs(runner.spec, tensors, rows)
+            return runner.check(tensors, rows)
         # The rows of sessions that are not there are skipped, if the message leaves no doubt how many they are.
-        inputs = check_inputs(runner.spec, tensors, None)
+        inputs = runner.check(tensors, None)
         if inputs.rows - rows != count - len(known):
             raise ShapeMismatch(f"the inputs have {inputs.rows} rows, expected {rows} and one for each unknown session")
         return inputs
@@ -198,13 +199,15 @@ class Engine:
         """New steps are queued, as one Step where they can be; repeated ones find their reply or the step in flight."""
         now = time.time()
         new: list[int] = []
+        seen: set[Session] = set()
         for position in positions:
             session = ticket.sessions[position]
             if session is None:
                 continue
-            if any(ticket.sessions[other] is session for other in new):
+            if session in seen or ticket.runner.variance:  # its next step; or nobody may share its run
                 self._queue(ticket, new)
-                new = []
+                new, seen = [], set()
+            seen.add(session)
             session.used = now
             try:
                 placed = session.place(ticket.step_indexes[position], ticket.inputs.seq_len)
@@ -246,7 +249,7 @@ class Engine:
         """One stateless call: the outputs, then the final states, by name."""
         runner = self.models.get(model, version)
         given, states = split_states(runner.spec, tensors)
-        inputs = check_inputs(runner.spec, given, None)
+        inputs = runner.check(given, None)
         session = Session("", runner.name, runner.version, batch=inputs.rows)
         if states:
             session.loaded = check_states(runner.spec, states, inputs.rows)
@@ -331,7 +334,7 @@ class Engine:
         except BaseException:
             for session in sessions:
                 runner.release(session)
-                if self.sessions.find(session.id) is session:
+                if self.sessions.known(session.id) is session:
                     self.sessions.remove(session)
                     runner.rows -= session.batch
             raise
@@ -360,7 +363,7 @@ class Engine:
                 break
             rows -= session.batch
             self.sessions.remove(session)
-            runner.leave(session)
+            runner.leave(session, self.sessions.absent(session.id))
         return True
 
     async def snapshot(self, session_id: str) -> Snapshot:
@@ -376,7 +379,7 @@ class Engine:
 
     def _is_stored(self, session_id: str) -> bool:
         """Whether the store knows better than this server what the session is."""
-        session = self.sessions.find(session_id)
+        session = self.sessions.known(session_id)
         return session_id.startswith(DURABLE) if session is None else session.durable and not session.ahead
 
     async def fork(self, session_id: str, count: int) -> list[Session]:
@@ -412,9 +415,9 @@ class Engine:
             session = self.sessions.get(session_id)
             runner = self.runner(session)
             error = await runner.journal.restart(session) if session.durable and runner.journal is not None else None
-            if session.ended is not None:
-                raise session.ended
             if error is None:
+                reset = StepOutOfOrder(f"session {session_id} was reset", session_id=session_id, expected_step_index=0)
+                runner.abandon(session, reset)
                 runner.release(session)
                 session.reset()
                 return session
@@ -426,9 +429,10 @@ class Engine:
     async def delete(self, session_id: str) -> None:
         """Steps in flight are not applied."""
         stored = self._takeover is not None and session_id.startswith(DURABLE) and await self._takeover.store.delete(session_id)
-        session = self.sessions.find(session_id)
+        session = self.sessions.known(session_id)
         if session is not None:
             self.sessions.remove(session)
-            self.runner(session).leave(session)
+            deleted = SessionNotFound(f"session {session_id} was deleted", session_id=session_id)
+            self.runner(session).leave(session, deleted)
         elif not stored:
             raise self.sessions.absent(session_id)

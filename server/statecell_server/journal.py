@@ -50,8 +50,6 @@ class Journal:
             session.durable
             and bool(step.waiters)
             and position not in step.errors
-            and session.ended is None
-            and (session.step_index, session.epoch) == (step.starts[position], step.epochs[position])
             and session.ahead + step.inputs.seq_len >= self._every
         )
 
@@ -67,8 +65,7 @@ class Journal:
                 step.fences[position] = write.fence
             else:
                 step.errors[position] = error
-                if isinstance(error, SessionContended):
-                    step.sessions[position].supersede()
+                step.sessions[position].stale |= isinstance(error, SessionContended)
 
     def _writes(self, due: Sequence[tuple[Step, int]]) -> list[Write]:
         slots = [self._slots(step, position) for step, position in due]
@@ -129,7 +126,7 @@ class Journal:
         """The session as it stands, with the reply that it would repeat."""
         states = session.loaded if session.loaded is not None else self._arena.read(session.slots)
         last = session.last
-        if last is None or last.stop != session.step_index:
+        if last is None or last.start + last.seq_len != session.step_index:
             return self.record(session, states, session.step_index)
         outputs = {
             tensor.name: _rows(array, tensor.batch_axis, last.first_row, last.first_row + session.batch)
@@ -142,14 +139,13 @@ class Journal:
 
         For sessions that are ahead of their records, and, where the fence is b"", for those that have none yet.
         """
-        epochs = [session.epoch for session in sessions]
+        followed = [session.fence for session in sessions]
         writes = [Write(session.id, session.fence, self.committed(session).encode()) for session in sessions]
         errors = await self._try(writes)
-        for session, epoch, write, error in zip(sessions, epochs, writes, errors, strict=True):
-            if error is None and session.epoch == epoch:
+        for session, fence, write, error in zip(sessions, followed, writes, errors, strict=True):
+            if error is None and session.fence == fence:
                 session.fence = write.fence
-            elif isinstance(error, SessionContended):
-                session.supersede()
+            session.stale |= isinstance(error, SessionContended)
         return errors
 
     def start_saving(self, sessions: Sequence[Session]) -> "asyncio.Task[None]":
@@ -175,8 +171,7 @@ class Journal:
         (error,) = await self._try([Write(session.id, session.fence, record.encode())])
         if error is None:
             session.fence = record.fence
-        elif isinstance(error, SessionContended):
-            session.supersede()
+        session.stale |= isinstance(error, SessionContended)
         return error
 
     async def _try(self, writes: Sequence[Write]) -> list[StatecellError | None]:

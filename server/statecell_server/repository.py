@@ -1,4 +1,4 @@
-"""Repository: the models of a folder, `<name>/<version>/model.onnx`, loaded and running."""
+"""Repository: the models of a folder, `<name>/<version>/{model.onnx,model.pt}`, loaded and running."""
 
 import asyncio
 import logging
@@ -14,6 +14,21 @@ from statecell_server.store import StateStore
 log = logging.getLogger(__name__)
 
 
+def load(folder: Path, runtime: str, threads: int) -> Runtime:
+    """The artifact of the folder that the runtime takes. Raises LoadError."""
+    if runtime == "onnxruntime":
+        from statecell_server.onnx_runtime import OnnxRuntime
+
+        return OnnxRuntime(folder / "model.onnx", threads)
+    try:
+        from statecell_server.torchscript_runtime import TorchScriptRuntime
+    except ImportError as error:
+        raise LoadError(
+            f"{folder} is to run in TorchScript, and there is no torch here: pip install 'statecell-server[torchscript]'"
+        ) from error
+    return TorchScriptRuntime(folder / "model.pt", threads)
+
+
 class Repository:
     """Every version of every model in the folder, by name."""
 
@@ -23,26 +38,29 @@ class Repository:
         self._store = store
         self._owner = owner
         self._runners: dict[str, dict[str, Runner]] = {}
-        self._idle: dict[tuple[str, str], Path] = {}  # versions that were replaced and unloaded
-        self._refused: dict[Path, int] = {}  # files that could not be loaded, and when they were last changed
+        self._idle: set[Path] = set()  # folders of versions that were replaced and unloaded
+        self._refused: dict[Path, int] = {}  # folders that could not be loaded, and when their files were last changed
         self._loading = asyncio.Lock()
-        for path in self._paths():
-            self._add(self._load(path))
+        for folder in self._folders():
+            self._add(self._load(folder))
         if not self._runners:
-            raise LoadError(f"there is no model in {config.models}: expected <name>/<version>/model.onnx")
+            raise LoadError(f"there is no model in {config.models}: expected <name>/<version>/model.onnx or model.pt")
+        for name in config.runtimes:
+            if name not in self._runners:
+                raise LoadError(f"--runtime names {name!r}, which is no model; there are {', '.join(sorted(self._runners))}")
 
-    def _paths(self) -> list[Path]:
-        return sorted(self._config.models.glob("*/*/model.onnx"))
+    def _folders(self) -> list[Path]:
+        return sorted({path.parent for path in self._config.models.glob("*/*/model.*")})
 
-    def _load(self, path: Path) -> Runner:
-        name, version = path.parts[-3:-1]
+    def _load(self, folder: Path) -> Runner:
+        name, version = folder.parts[-2:]
         if not version.isdigit():
-            raise LoadError(f"{path.parent} is not a version: its name must be a number, as in {name}/1")
-        return Runner(name, version, Runtime(path, self._config.threads), self._config, self._store, self._owner)
+            raise LoadError(f"{folder} is not a version: its name must be a number, as in {name}/1")
+        chosen = self._config.runtimes.get(name) or ("onnxruntime" if (folder / "model.onnx").exists() else "torchscript")
+        return Runner(name, version, load(folder, chosen, self._config.threads), self._config, self._store, self._owner)
 
     def _add(self, runner: Runner) -> None:
         self._runners.setdefault(runner.name, {})[runner.version] = runner
-        self._idle.pop((runner.name, runner.version), None)
 
     def __iter__(self) -> Iterator[Runner]:
         for versions in list(self._runners.values()):
@@ -78,40 +96,42 @@ class Repository:
 
     async def wake(self, name: str, version: str) -> None:
         """Loads the version again, if it was unloaded and is still in the folder."""
-        path = self._idle.get((name, version))
-        if path is not None and path.exists():
-            await self._bring(path)
+        folder = self._config.models / name / version
+        if folder in self._idle and folder.exists():
+            await self._bring(folder)
 
     async def refresh(self, in_use: Callable[[Runner], bool]) -> bool:
         """Takes new versions in, and unloads those that are older than the newest and not in use. Whether any changed."""
         before = list(self)
-        for path in self._paths():
-            name, version = path.parts[-3:-1]
-            if version not in self._runners.get(name, {}) and (name, version) not in self._idle:
-                await self._bring(path)
+        for folder in self._folders():
+            if folder not in self._idle:
+                await self._bring(folder)
         for versions in list(self._runners.values()):
             newest = max(versions, key=int)
             for version, runner in list(versions.items()):
                 if version != newest and not in_use(runner):
                     del versions[version]
-                    self._idle[runner.name, version] = self._config.models / runner.name / version / "model.onnx"
+                    self._idle.add(self._config.models / runner.name / version)
                     await asyncio.to_thread(runner.stop)
-                    log.info("unloaded %s version %s: %s has replaced it", runner.name, version, newest)
+                    log.info("unloaded %s version %s: version %s has replaced it", runner.name, version, newest)
         return before != list(self)
 
-    async def _bring(self, path: Path) -> None:
-        """A version that cannot be loaded is logged, and tried again when its file has changed."""
+    async def _bring(self, folder: Path) -> None:
+        """Loads the folder's version, if it is not. What cannot be loaded is logged, and tried again when it has changed."""
         async with self._loading:
-            name, version = path.parts[-3:-1]
-            changed = path.stat().st_mtime_ns
-            if version in self._runners.get(name, {}) or self._refused.get(path) == changed:
+            name, version = folder.parts[-2:]
+            if version in self._runners.get(name, {}):
+                return
+            changed = max((path.stat().st_mtime_ns for path in folder.iterdir()), default=0)
+            if self._refused.get(folder) == changed:
                 return
             try:
-                runner = await asyncio.to_thread(self._load, path)
+                runner = await asyncio.to_thread(self._load, folder)
             except (LoadError, StatecellError) as error:
-                self._refused[path] = changed
+                self._refused[folder] = changed
                 log.error("%s", error)
-            else:
-                runner.start()
-                self._add(runner)
-                log.info("loaded %s version %s", name, version)
+                return
+            runner.start()
+            self._add(runner)
+            self._idle.discard(folder)
+            log.info("loaded %s version %s", name, version)

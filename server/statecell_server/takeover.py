@@ -4,15 +4,12 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-import numpy as np
-
 from statecell_server.errors import SnapshotMismatch, StatecellError
-from statecell_server.inputs import check_states
 from statecell_server.record import Record
 from statecell_server.repository import Repository
 from statecell_server.runner import Runner
 from statecell_server.sessions import DURABLE, Reply, Session, Sessions
-from statecell_server.store import StateStore
+from statecell_server.store import StateStore, contended
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +45,7 @@ class Takeover:
         return [i for i, index in zip(session_ids, step_indexes, strict=True) if self._is_behind(i, index)]
 
     def _is_behind(self, session_id: str, step_index: int | None) -> bool:
-        session = self._sessions.find(session_id)
+        session = self._sessions.known(session_id)
         if session is None:
             return session_id.startswith(DURABLE)
         if not session.durable:
@@ -108,39 +105,38 @@ class Takeover:
         return Record.decode(data)
 
     def _drop(self, session_id: str) -> None:
-        session = self._sessions.find(session_id)
+        session = self._sessions.known(session_id)
         if session is not None:
-            self._models.get(session.model, session.version).leave(session)
             self._sessions.remove(session)
+            self._models.get(session.model, session.version).leave(session, self._sessions.absent(session_id))
 
     async def _adopt(self, session_id: str, record: Record) -> None:
         """The session as the record has it. Raises SnapshotMismatch, ModelNotFound, StateBudgetExceeded, Draining."""
-        session = self._sessions.find(session_id)
+        session = self._sessions.known(session_id)
         if session is not None and session.fence == record.fence and not session.stale:
             return
         runner = await self._models.holding(record.model, record.version, record.digest)
-        session = self._sessions.find(session_id)  # as it is after the wait
+        session = self._sessions.known(session_id)  # as it is after the wait
         if session is None:
             session = Session(session_id, runner.name, runner.version, record.batch, durable=True, created=record.created)
             _set(session, runner, record)
             self._enter(session, runner)
             log.info("took over session %s at step_index %d from %s", session_id[:16], record.step_index, record.owner)
         elif session.fence != record.fence or session.stale:
+            runner.abandon(session, contended(session_id))
             runner.release(session)
             _set(session, runner, record)
             log.info("session %s was moved on to step_index %d by %s", session_id[:16], record.step_index, record.owner)
 
 
 def _set(session: Session, runner: Runner, record: Record) -> None:
-    """Raises SnapshotMismatch."""
-    try:
-        loaded = [np.array(a) for a in check_states(runner.spec, record.states, record.batch)]
-    except StatecellError as error:
-        raise SnapshotMismatch(f"the record of session {session.id} does not fit its model: {error}") from error
-    session.loaded = loaded
-    session.step_index, session.fence, session.stale = record.step_index, record.fence, False
-    session.epoch += 1
-    session.last = None
+    """The state, where it stands and the last reply, as the record has them. Raises SnapshotMismatch."""
+    expected = {s.input: (s.dtype, s.sized(batch=record.batch)) for s in runner.spec.states}
+    found = {name: (array.dtype.name, array.shape) for name, array in record.states.items()}
+    if found != expected:
+        raise SnapshotMismatch(f"the record of session {session.id} has the states {found}, its model {expected}")
+    session.loaded = list(record.states.values())
+    session.step_index, session.fence, session.stale, session.last = record.step_index, record.fence, False, None
     if record.reply_start >= 0:
         outputs = [record.outputs[t.name] for t in runner.spec.outputs]
-        session.last = Reply(record.reply_start, record.step_index, outputs, 0)
+        session.last = Reply(record.reply_start, record.step_index - record.reply_start, outputs, 0)

@@ -33,19 +33,19 @@ async def test_no_step_is_lost_or_doubled_when_replies_are_lost(
 def test_a_repeated_step_is_answered_from_the_store_by_the_other_replica(model: Path, redis: Redis, local: LocalRun) -> None:
     flags = ("--store", redis.url)
     xs = list(np.random.default_rng(0).standard_normal((6, INPUT_SIZE), np.float32))
-    with Replica(model, *flags) as a, Replica(model, *flags) as b, FaultProxy(a.port) as way:
-        with (
-            Client([f"127.0.0.1:{way.port}"]) as near,
-            Client([f"127.0.0.1:{way.port}", b.address], retry=Retry(timeout=30)) as client,
-        ):
-            near.models()
-            session = client.session("lstm", durable=True)
-            ys = []
-            for i, x in enumerate(xs):
-                if i % 2:
-                    way.deafen()
-                    way.reset()
-                ys.append(session.step(x))
-                way.mend()
-            np.testing.assert_array_equal(np.stack(ys), local(xs)[0])
-            assert session.snapshot().step_index == len(xs)
+    with (
+        Replica(model, *flags) as a,
+        Replica(model, *flags) as b,
+        FaultProxy(a.port) as way,
+        Client([f"127.0.0.1:{way.port}", b.address], retry=Retry(timeout=30)) as client,
+    ):
+        session = client.session("lstm", durable=True)
+        ys = []
+        for i, x in enumerate(xs):
+            if i % 2:
+                way.deafen()
+                way.reset()
+            ys.append(session.step(x))
+            way.mend()
+        np.testing.assert_array_equal(np.stack(ys), local(xs)[0])
+        assert session.snapshot().step_index == len(xs)

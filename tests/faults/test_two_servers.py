@@ -39,7 +39,8 @@ def test_a_session_that_two_replicas_step_at_once_takes_every_step_once(model: P
                 try:
                     answers.append(caller.step(session, x, index))
                 except grpc.RpcError as error:
-                    assert reason_of(error) in ("STEP_OUT_OF_ORDER", "SESSION_CONTENDED")
+                    if reason_of(error) not in ("STEP_OUT_OF_ORDER", "SESSION_CONTENDED"):
+                        raise
                     answers.append(None)
                 while caller.index(session) < index + 1:
                     time.sleep(0.001)
@@ -113,8 +114,8 @@ def _when_it_is_back(caller: Caller, session: str, x: Array, index: int) -> Arra
         try:
             return caller.step(session, x, index)
         except grpc.RpcError as error:
-            assert reason_of(error) == "STORE_UNAVAILABLE"
-            assert time.monotonic() < until
+            if reason_of(error) != "STORE_UNAVAILABLE" or time.monotonic() > until:
+                raise
             time.sleep(0.1)
 
 
