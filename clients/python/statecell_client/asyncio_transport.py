@@ -44,8 +44,8 @@ class AsyncioDuplex:
 class AsyncioTransport:
     """A channel an address, opened when it is first needed."""
 
-    def __init__(self, retry: Retry) -> None:
-        self._options = channel_options(retry.silence)
+    def __init__(self, silence: float = Retry.silence) -> None:
+        self._options = channel_options(silence)
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._stubs: dict[str, Any] = {}
 
