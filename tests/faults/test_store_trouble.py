@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import grpc
@@ -85,7 +85,7 @@ async def test_no_step_is_lost_or_doubled_when_the_store_is_in_trouble(
 
 
 @pytest.fixture
-def replica(model: Path, road: FaultProxy) -> "pytest.FixtureRequest":
+def replica(model: Path, road: FaultProxy) -> Iterator[Replica]:
     """One, whose way to the store can be disturbed."""
     with Replica(model, "--store", road.url) as replica:
         yield replica

@@ -50,7 +50,7 @@ def test_a_session_that_two_replicas_step_at_once_takes_every_step_once(model: P
             answers = list(pool.map(steps, callers))
         expected, final = local([x[0, 0] for x in xs])
         for index in range(STEPS):
-            got = [answer[index] for answer in answers if answer[index] is not None]
+            got = [y for answer in answers if (y := answer[index]) is not None]
             assert got, f"nobody was answered at {index}"
             for y in got:
                 np.testing.assert_array_equal(y[0, 0], expected[index])
