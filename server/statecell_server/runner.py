@@ -82,10 +82,7 @@ class Runner:
     def submit(self, step: Step) -> None:
         """Raises QueueFull."""
         self.scheduler.add(step)
-        # Not at once: what else arrives in this turn of the loop joins the batch.
-        if not self._busy and not self._woken:
-            self._woken = True
-            self._loop.call_soon(self._wake)
+        self._wake()
 
     def drop(self, step: Step) -> None:
         """Nobody waits for the step any more. Where it runs right now, its result will be thrown away."""
@@ -114,23 +111,29 @@ class Runner:
         self.rows -= session.batch
 
     def _wake(self) -> None:
-        self._woken = False
-        self._launch()
+        """Launches a batch in the loop's next turn. What else arrives in this one joins it, and others have their turn."""
+        if not self._busy and not self._woken:
+            self._woken = True
+            self._loop.call_soon(self._launch)
 
     def _launch(self) -> None:
-        """Starts batches until one is on its way, or nothing waits."""
-        while not self._busy and (batch := self.scheduler.next_batch()):
+        self._woken = False
+        batch = self.scheduler.next_batch()
+        while batch is not None:
             batch.steps = [step for step in batch.steps if self._equip(step)]
-            if not batch.steps:
-                continue
-            self._busy = True
-            rows = sum(step.inputs.rows for step in batch.steps)
-            self.batches[rows] += 1
-            if self._seconds.get((batch.seq_len, rows), 1.0) < INLINE_SECONDS:
-                self._run(batch, rows)
-                self._land(batch)
-            else:
-                self._work.put(batch)
+            if batch.steps:
+                break
+            batch = self.scheduler.next_batch()
+        else:
+            return
+        self._busy = True
+        rows = sum(step.inputs.rows for step in batch.steps)
+        self.batches[rows] += 1
+        if self._seconds.get((batch.seq_len, rows), 1.0) < INLINE_SECONDS:
+            self._run(batch, rows)
+            self._land(batch)
+        else:
+            self._work.put(batch)
 
     def _equip(self, step: Step) -> bool:
         """Gives the step the slots of its next run; False where there is nothing left to run."""
@@ -162,7 +165,7 @@ class Runner:
         """The compute thread."""
         while (batch := self._work.get()) is not None:
             self._run(batch, sum(step.inputs.rows for step in batch.steps))
-            self._loop.call_soon_threadsafe(self._land_and_launch, batch)
+            self._loop.call_soon_threadsafe(self._land, batch)
 
     def _run(self, batch: Batch, rows: int) -> None:
         began = time.perf_counter()
@@ -173,12 +176,10 @@ class Runner:
             for step in batch.steps:
                 step.errors = dict.fromkeys(range(len(step.sessions)), InternalError(f"the run failed: {error}"))
         seconds = time.perf_counter() - began
-        self._seconds[batch.seq_len, rows] = seconds
+        # The least of late: a run that was disturbed says little of the next.
+        known = self._seconds.get((batch.seq_len, rows), seconds)
+        self._seconds[batch.seq_len, rows] = min(seconds, 1.02 * known)
         self.scheduler.took(batch, seconds)
-
-    def _land_and_launch(self, batch: Batch) -> None:
-        self._land(batch)
-        self._launch()
 
     def _land(self, batch: Batch) -> None:
         """The batch has run: commit it and tell those who wait. What durable sessions did is written first; others go on."""
@@ -196,6 +197,7 @@ class Runner:
             task = self._loop.create_task(self._write(due))
             self._writing.add(task)
             task.add_done_callback(self._writing.discard)
+        self._wake()
 
     async def _write(self, steps: Sequence[Step]) -> None:
         assert self.journal is not None, "only a journal finds steps due"
@@ -208,7 +210,7 @@ class Runner:
         for step in steps:
             self._commit(step)
             self._tell(step)
-        self._launch()
+        self._wake()
 
     def _commit(self, step: Step) -> None:
         """The one place where a session's state moves on, or, where its step failed or nobody waits for it, does not."""
@@ -250,5 +252,7 @@ class Runner:
 
     @staticmethod
     def _tell(step: Step) -> None:
-        for waiter in step.waiters:
+        # Off the step first: a waiter holds its steps, and a circle would be the garbage collector's to find.
+        waiters, step.waiters = step.waiters, []
+        for waiter in waiters:
             waiter.settle()
