@@ -50,7 +50,7 @@ class Journal:
             session.durable
             and bool(step.waiters)
             and position not in step.errors
-            and session.ahead + step.inputs.seq_len >= self._every
+            and (self._every == 1 or session.ahead + step.inputs.seq_len >= self._every)
         )
 
     async def write(self, steps: Sequence[Step]) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from statecell_server.errors import SnapshotMismatch, StatecellError
+from statecell_server.errors import InternalError, SnapshotMismatch, StatecellError
 from statecell_server.record import Record
 from statecell_server.repository import Repository
 from statecell_server.runner import Runner
@@ -94,6 +94,9 @@ class Takeover:
                 await self._adopt(session_id, Record.decode(data))
             except StatecellError as error:
                 errors[session_id] = error
+            except Exception as error:
+                log.exception("session %s cannot be loaded", session_id[:16])
+                errors[session_id] = InternalError(f"session {session_id} cannot be loaded: {error}")
         return errors
 
     async def record(self, session_id: str) -> Record:

@@ -23,7 +23,7 @@ class Ticket:
 
     def __init__(self, done: Callable[["Ticket"], None]) -> None:
         self.errors: dict[int, StatecellError] = {}
-        self.again: Callable[[list[int]], None] | None = None
+        self.again: Callable[[Ticket, list[int]], None] | None = None
         """Places the positions once more, whose sessions another server has moved on."""
         self.cancelled = False
         self._done = done
@@ -78,7 +78,7 @@ class Ticket:
             self._open = 1
             for position in contended:
                 del self.errors[position]
-            self.again(contended)
+            self.again(self, contended)
         else:
             self._done(self)
 
