@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from statecell_export.errors import ExportError, ModuleRefusedError, VerificationError
-from statecell_export.example import read
+from statecell_export.example import Arguments, read
 from statecell_export.forms import FORMS, Form
 from statecell_export.grid import Case
 from statecell_export.lift import Lifted
@@ -40,7 +40,7 @@ def export(
     if form not in FORMS:
         raise ExportError(f"form is {form!r}, expected one of {', '.join(FORMS)}")
     with quiet():
-        return _Export(name, Path(out), version, FORMS[form], time.perf_counter()).run(_prepared(module), example)
+        return _Export(name, Path(out), version, FORMS[form], time.perf_counter()).run(prepared(module), example)
 
 
 @dataclass(frozen=True)
@@ -52,16 +52,8 @@ class _Export:
     began: float
 
     def run(self, original: nn.Module, example: Any) -> Report:
-        module = copy.deepcopy(original)
-        self.form.weights(module)
-        found = probe(module, read(module, example), self.name)
-        lifted, exact = Lifted(module, found.plan), _exact(module, found)
-        verifier = Verifier(lifted, exact, found.spec, found.leaves, self.form)
-        reason = why_not(module, found, verifier.difference)
-        spec = replace(found.spec, streamable=not reason, reason=reason, min_batch=min_batch(module, found.spec))
-        source = Source(module, lifted, found, spec, self.form, verifier.tensors)
-        verifier = Verifier(lifted, exact, self.form.spec(spec), found.leaves, self.form)
-        failures: list[ExportError] = [] if recipes(source) else [only_a_loop(module, found, reason)]
+        source, verifier = study(original, read(original, example), self.name, self.form)
+        failures: list[ExportError] = [] if recipes(source) else [only_a_loop(source.module, source.found, source.spec.reason)]
         for recipe in recipes(source):
             try:
                 return self.publish(source, recipe, verifier, original, failures)
@@ -95,7 +87,20 @@ class _Export:
         return report
 
 
-def _prepared(module: nn.Module) -> nn.Module:
+def study(original: nn.Module, arguments: Arguments, name: str, form: Form) -> tuple[Source, Verifier]:
+    """What there is to write of a prepared module in a form, and what proves it."""
+    module = copy.deepcopy(original)
+    form.weights(module)
+    found = probe(module, arguments, name)
+    lifted, exact = Lifted(module, found.plan), _exact(module, found)
+    verifier = Verifier(lifted, exact, found.spec, found.leaves, form)
+    reason = why_not(module, found, verifier.difference)
+    spec = replace(found.spec, streamable=not reason, reason=reason, min_batch=min_batch(module, found.spec))
+    source = Source(module, lifted, found, spec, form, verifier.tensors)
+    return source, Verifier(lifted, exact, form.spec(spec), found.leaves, form)
+
+
+def prepared(module: nn.Module) -> nn.Module:
     """A copy in eval mode on the CPU. Raises ModuleRefusedError where it is not float32."""
     module = copy.deepcopy(module).eval().cpu()
     for path, parameter in module.named_parameters():

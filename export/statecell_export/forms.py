@@ -58,7 +58,7 @@ def fan_in(module: nn.Module) -> int:
 
 
 def _row_norm(module: nn.Module) -> float:
-    """The largest norm of a weight matrix's row: what it makes of independent errors in its inputs."""
+    """The largest norm of a weight matrix's row: how it passes on independent errors of its inputs."""
     return max((float(p.detach().norm(dim=-1).max()) for p in module.parameters() if p.dim() > 1), default=1.0)
 
 
@@ -209,7 +209,7 @@ FORMS = {
             row_by_row=True,
             weights=_byte_weights,
             finish=_bytes,
-            floor=lambda module: _row_norm(module) * 2.0**-8,
+            floor=lambda module: _row_norm(module) * 2.0**-6,  # a block is rounded to 1/254 of its largest, which is up to 4 on the grid
             disturbed=_rounded_to_bytes,
         ),
     )

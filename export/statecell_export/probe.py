@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree as pytree
 
+from statecell_export.axes import SIZES, NoSymbolError, symbolic
 from statecell_export.errors import ExampleError, ModuleRefusedError
 from statecell_export.example import Arguments, Leaf
 from statecell_export.lift import (
@@ -29,10 +30,6 @@ from statecell_export.lift import (
     states_of,
 )
 from statecell_export.recurrent import Cell, Recurrent, is_bare
-
-SIZES = ((5, 3), (7, 3), (5, 4))
-"""The (seq_len, batch) pairs at which a module is run to find its axes."""
-
 
 @dataclass(frozen=True)
 class Root:
@@ -86,8 +83,7 @@ def probe(module: nn.Module, arguments: Arguments, name: str) -> Probe:
     seen = [at(*sizes) for sizes in SIZES]
     if len({len(one.roots) for one in seen}) > 1:
         raise ModuleRefusedError(_restless(module, seen))
-    shapes = [_symbolic([tuple(one.results[i].shape) if _is_tensor(one.results[i]) else None for one in seen], i)
-              for i in range(len(seen[0].results))]  # fmt: skip
+    shapes = [_result_shape(seen, place) for place in range(len(seen[0].results))]
     given = _given(module, arguments, seen[0], at, shapes)
     chains = _chains(module, seen, bool(given))
     if not chains and not given:
@@ -108,7 +104,7 @@ def probe(module: nn.Module, arguments: Arguments, name: str) -> Probe:
     states = [_state(renamed[leaf], by_name[leaf].shape, by_name[leaf].value.dtype) for leaf, _ in given]
     for number, chain in enumerate(chains):
         states.extend(
-            _state(n, shape, torch.float32) for n, shape in zip(chain.names, _chain_shapes(module, seen, number), strict=False)
+            _state(n, shape, torch.float32) for n, shape in zip(chain.names, _chain_shapes(seen, chain, number), strict=False)
         )
     if plan.started:
         states.append(_state("started", (BATCH, 1), torch.float32))
@@ -280,28 +276,15 @@ def _holds(module: nn.Module, guess: Arguments, generator: torch.Generator) -> b
     return True
 
 
-def _symbolic(shapes: list[tuple[int, ...] | None], place: int) -> Shape | None:
-    """The shape in symbols of a result seen at SIZES; None for what is not a tensor."""
-    base, longer, wider = shapes
-    if base is None or longer is None or wider is None:
+def _result_shape(seen: list[Observation], place: int) -> Shape | None:
+    """The shape in symbols of one of forward's results; None for what is not a tensor."""
+    results = [one.results[place] for one in seen]
+    if not all(map(_is_tensor, results)):
         return None
-    if not len(base) == len(longer) == len(wider):
-        raise ModuleRefusedError(f"result {place} of forward has another number of axes at another seq_len or batch")
-    axes: list[int | str] = []
-    for size, at_longer, at_wider in zip(base, longer, wider, strict=True):
-        seen = (size, at_longer, at_wider)
-        if size == at_longer == at_wider:
-            axes.append(size)
-        elif seen == tuple(seq_len for seq_len, _ in SIZES):
-            axes.append(SEQ_LEN)
-        elif seen == tuple(batch for _, batch in SIZES):
-            axes.append(BATCH)
-        else:
-            raise ModuleRefusedError(
-                f"result {place} of forward has an axis of {size}, {at_longer}, {at_wider} at (seq_len, batch) = "
-                f"{', '.join(map(str, SIZES))}: neither seq_len nor batch nor constant; return it unflattened and one for each step"
-            )
-    return tuple(axes)
+    try:
+        return symbolic([tuple(result.shape) for result in results])
+    except NoSymbolError as error:
+        raise ModuleRefusedError(f"result {place} of forward {error}; return it unflattened, one for each step") from None
 
 
 def _given(
@@ -348,13 +331,12 @@ def _chains(module: nn.Module, seen: list[Observation], given: bool) -> tuple[Ch
     return tuple(chains)
 
 
-def _chain_shapes(module: nn.Module, seen: list[Observation], number: int) -> list[Shape]:
-    shapes = []
-    for states in zip(*(one.latest[number] for one in seen), strict=True):
-        shape = _symbolic([tuple(state.shape) for state in states], number)
-        assert shape is not None
-        shapes.append(shape)
-    return shapes
+def _chain_shapes(seen: list[Observation], chain: Chain, number: int) -> list[Shape]:
+    shapes = [[tuple(state.shape) for state in states] for states in zip(*(one.latest[number] for one in seen), strict=True)]
+    try:
+        return [symbolic(sizes) for sizes in shapes]
+    except NoSymbolError as error:
+        raise ModuleRefusedError(f"submodule {chain.path!r}: its state {error}; give it an input of [seq_len, batch, …]") from None
 
 
 def _results(seen: Observation, carried: list[int]) -> list[int]:
