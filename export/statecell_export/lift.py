@@ -121,6 +121,7 @@ class Lifted(nn.Module):
         self.module = module
         self.plan = plan
         self._run: Intercept = run or (lambda run, module, input, states: run(module, input, states))
+        self.eval()  # PyTorch's exporter puts a module back into the mode that the outermost one had
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         plan, chains = self.plan, Chains()
