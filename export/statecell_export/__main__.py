@@ -27,7 +27,9 @@ Name = Annotated[str, typer.Option(help="The model's name: its folder in the rep
 Number = Annotated[int, typer.Option(help="The version to write; one that is there is replaced.")]
 Target = Annotated[str, typer.Argument(help="What makes the module, as pkg.mod:factory; it may return (module, example).")]
 Checkpoint = Annotated[Path | None, typer.Option(help="Its weights, from torch.save(module.state_dict(), …).")]
-Lines = Annotated[list[str] | None, typer.Option(help='An input and its axes, such as "x:float32[seq_len,batch,10]"; again for more.')]
+Lines = Annotated[
+    list[str] | None, typer.Option(help='An input and its axes, such as "x:float32[seq_len,batch,10]"; again for more.')
+]
 
 
 @app.callback()
@@ -168,7 +170,9 @@ def _made(target: str, checkpoint: Path | None, example: list[str] | None, *, ne
     if checkpoint is not None:
         weights.load(made, checkpoint)
     if needed and not example and given is None:
-        raise ExportError('an example is needed: --example "x:float32[seq_len,batch,10]", or a factory that returns (module, example)')
+        raise ExportError(
+            'an example is needed: --example "x:float32[seq_len,batch,10]", or a factory that returns (module, example)'
+        )
     return made, example or given
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
-
 from statecell.spec import BATCH, SEQ_LEN, SPEC_KEY, ModelSpec, Shape, SpecError, StateSpec, TensorSpec
+
 from statecell_export import states as found_states
 from statecell_export.axes import SIZES, NoSymbolError, symbolic
 from statecell_export.errors import GraphRefusedError
@@ -19,7 +19,7 @@ from statecell_export.graph import next_state, value_info
 from statecell_export.grid import Case, Ledger, cases, chunked, chunks, difference, long_cases
 from statecell_export.recipes import ONNX
 from statecell_export.report import Proof, Report, describe, versions
-from statecell_export.repository import new_version
+from statecell_export.repository import check_name, new_version
 from statecell_export.runners import Arrays, Runner, runner
 from statecell_export.stranger import Value, load, nested, random, recurrent_nodes, run, values, watched, with_constants
 
@@ -47,6 +47,7 @@ def adopt(
     Raises GraphRefusedError, ExampleError, VerificationError; nothing is written then.
     """
     began = time.perf_counter()
+    check_name(name, version)
     original = load(Path(path))
     constants = constants or {}
     fixed = with_constants(original, constants)
@@ -104,7 +105,9 @@ class _Adoption:
         ]
         reason = self.unliftable(nodes, watch, trial) if not pairs else ""
         if not pairs and not nodes and not nested(self.model):
-            raise GraphRefusedError("the model has no LSTM, GRU or RNN node and no state in its signature; name one by --state IN:OUT")
+            raise GraphRefusedError(
+                "the model has no LSTM, GRU or RNN node and no state in its signature; name one by --state IN:OUT"
+            )
         model = onnx.ModelProto()
         model.CopyFrom(self.model)
         lifted = [] if pairs or reason else self.lift(model, trial, watch)
@@ -128,7 +131,9 @@ class _Adoption:
             spec = replace(spec, **_streamable(spec, run(model)))
         return model, spec
 
-    def try_axes(self, inputs: Sequence[Value], pairs: Mapping[str, str], nodes: Sequence[onnx.NodeProto], watch: Sequence[str]) -> _Trial:
+    def try_axes(
+        self, inputs: Sequence[Value], pairs: Mapping[str, str], nodes: Sequence[onnx.NodeProto], watch: Sequence[str]
+    ) -> _Trial:
         """The likeliest guess that runs and agrees with what the recurrent nodes and the states see. Raises GraphRefusedError."""
         call = run(watched(self.model, watch))
         problem = ""
@@ -136,7 +141,14 @@ class _Adoption:
             generator = np.random.default_rng(0)
             try:
                 outputs = [
-                    call({v.name: random(v.dtype, TensorSpec(v.name, v.dtype, shapes[v.name]).sized(seq_len=t, batch=b), generator) for v in inputs})
+                    call(
+                        {
+                            v.name: random(
+                                v.dtype, TensorSpec(v.name, v.dtype, shapes[v.name]).sized(seq_len=t, batch=b), generator
+                            )
+                            for v in inputs
+                        }
+                    )
                     for t, b in SIZES
                 ]
             except GraphRefusedError as error:
@@ -144,7 +156,9 @@ class _Adoption:
                 continue
             if self.agrees(shapes, outputs, pairs, nodes, watch):
                 return _Trial(shapes, outputs)
-        asked = ", ".join(f'"{v.name}:{v.dtype}[{",".join(str(d or "?") for d in v.dims)}]"' for v in inputs if v.name not in pairs)
+        asked = ", ".join(
+            f'"{v.name}:{v.dtype}[{",".join(str(d or "?") for d in v.dims)}]"' for v in inputs if v.name not in pairs
+        )
         raise GraphRefusedError(
             f"cannot tell which axes of the inputs are seq_len and batch{f' ({problem})' if problem else ''}; name them by --example, "
             f"as in {asked} with seq_len, batch or a size for each open axis; fix an input that selects something by --constant"

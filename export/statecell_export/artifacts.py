@@ -9,9 +9,9 @@ import numpy as np
 import onnx
 import torch
 from google.protobuf.message import DecodeError
+from statecell.spec import SPEC_KEY, ModelSpec, SpecError, TensorSpec
 from torch import nn
 
-from statecell.spec import SPEC_KEY, ModelSpec, SpecError, TensorSpec
 from statecell_export.errors import ExportError, VerificationError
 from statecell_export.example import read
 from statecell_export.exporter import prepared, study

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 from onnx import helper
-
 from statecell.spec import ModelSpec
+
 from statecell_export.graph import Graph, next_state, to_model
 from statecell_export.recurrent import Array, Cell, Recurrent, activation, kind, layers
 from statecell_export.scan import Layer, cell, scan
@@ -30,7 +30,14 @@ def direct(module: Recurrent, spec: ModelSpec, *, fused: bool = True) -> onnx.Mo
 
 
 def build(
-    graph: Graph, module: Recurrent, x: str, states: Sequence[str], *, lengths: str = "", fused: bool = True, batched: bool = True
+    graph: Graph,
+    module: Recurrent,
+    x: str,
+    states: Sequence[str],
+    *,
+    lengths: str = "",
+    fused: bool = True,
+    batched: bool = True,
 ) -> tuple[str, list[str]]:
     """Append the nodes of `module` in eval mode to `graph`; the names of y and of the next states.
 

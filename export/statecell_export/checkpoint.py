@@ -2,8 +2,8 @@
 
 import importlib
 import os
-import pickle
 import sys
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -42,14 +42,16 @@ def load(module: nn.Module, path: Path) -> None:
     The file may come from anyone: only tensors and plain containers are read from it (weights_only=True).
     """
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what is odd about the file; what is wrong with it is raised
+            found = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except Exception as error:  # a file that is no checkpoint can make torch.load raise anything
         reason = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
             f"{path} is no plain checkpoint of tensors ({reason}); save one by torch.save(module.state_dict(), path)"
-        ) from None
+        ) from error
     weights = _state_dict(path, found)
     own = module.state_dict()
     for prefix in _PREFIXES:
@@ -75,5 +77,7 @@ def _state_dict(path: Path, found: Any) -> Mapping[str, torch.Tensor]:
         if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
             found = found[key]
     if not isinstance(found, Mapping) or not all(isinstance(value, torch.Tensor) for value in found.values()):
-        raise CheckpointError(f"{path} holds a {type(found).__name__}, expected a dict of tensors, as module.state_dict() gives")
+        raise CheckpointError(
+            f"{path} holds a {type(found).__name__}, expected a dict of tensors, as module.state_dict() gives"
+        )
     return found

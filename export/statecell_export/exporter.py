@@ -18,7 +18,7 @@ from statecell_export.probe import Probe, probe
 from statecell_export.quiet import quiet
 from statecell_export.recipes import ONNX, Recipe, Source, recipes
 from statecell_export.report import Report, describe, versions
-from statecell_export.repository import new_version
+from statecell_export.repository import check_name, new_version
 from statecell_export.runners import runner
 from statecell_export.streaming import min_batch, only_a_loop, why_not
 from statecell_export.verify import Verifier
@@ -39,6 +39,7 @@ def export(
     """
     if form not in FORMS:
         raise ExportError(f"form is {form!r}, expected one of {', '.join(FORMS)}")
+    check_name(name, version)
     with quiet():
         return _Export(name, Path(out), version, FORMS[form], time.perf_counter()).run(prepared(module), example)
 
@@ -105,7 +106,9 @@ def prepared(module: nn.Module) -> nn.Module:
     module = copy.deepcopy(module).eval().cpu()
     for path, parameter in module.named_parameters():
         if parameter.is_floating_point() and parameter.dtype != torch.float32:
-            raise ModuleRefusedError(f"parameter {path!r} is {parameter.dtype}, expected torch.float32; call module.float() first")
+            raise ModuleRefusedError(
+                f"parameter {path!r} is {parameter.dtype}, expected torch.float32; call module.float() first"
+            )
     return module
 
 

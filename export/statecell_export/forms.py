@@ -7,9 +7,9 @@ import numpy as np
 import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from statecell.spec import ModelSpec
 from torch import nn
 
-from statecell.spec import ModelSpec
 from statecell_export.errors import ModuleRefusedError
 from statecell_export.graph import Graph, graphs
 from statecell_export.recurrent import Array
@@ -65,7 +65,9 @@ def _row_norm(module: nn.Module) -> float:
 def _half_weights(module: nn.Module) -> None:
     for path, weight in module.named_parameters():
         if not torch.isfinite(weight.data.half()).all():
-            raise ModuleRefusedError(f"parameter {path!r} does not fit float16: its largest magnitude is {float(weight.abs().max()):.3g}")
+            raise ModuleRefusedError(
+                f"parameter {path!r} does not fit float16: its largest magnitude is {float(weight.abs().max()):.3g}"
+            )
         weight.data.copy_(weight.data.half())
 
 
@@ -209,7 +211,9 @@ FORMS = {
             row_by_row=True,
             weights=_byte_weights,
             finish=_bytes,
-            floor=lambda module: _row_norm(module) * 2.0**-6,  # a block is rounded to 1/254 of its largest, which is up to 4 on the grid
+            floor=lambda module: (
+                _row_norm(module) * 2.0**-6
+            ),  # a block is rounded to 1/254 of its largest, which is up to 4 on the grid
             disturbed=_rounded_to_bytes,
         ),
     )

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-
 from statecell.spec import BATCH, SEQ_LEN, ModelSpec
+
 from statecell_export.errors import VerificationError
 from statecell_export.recurrent import Array
 from statecell_export.runners import Arrays, Runner, signature_in, signature_out
@@ -111,9 +111,7 @@ class Ledger:
             error = relative_error(got[name], reference)
             allowed = 4 * max(self.floor, relative_error(own[name], reference))
             if not error <= allowed:
-                raise VerificationError(
-                    f"{artifact}: {name!r} is off by {error:.2g}, {allowed:.2g} is allowed ({where})"
-                )
+                raise VerificationError(f"{artifact}: {name!r} is off by {error:.2g}, {allowed:.2g} is allowed ({where})")
             errors = self.worst.setdefault(artifact, {})
             errors[name] = max(errors.get(name, 0.0), error)
             if error / allowed >= self._closest:

@@ -7,8 +7,8 @@ import onnx
 import torch
 from rich.markup import escape
 from rich.table import Table
-
 from statecell.spec import ModelSpec
+
 from statecell_export import states as found_states
 from statecell_export.artifacts import open_version, read_spec
 from statecell_export.errors import ExportError
@@ -25,9 +25,14 @@ def inspect(path: Path) -> Table:
     table = Table("what", "value", title=str(path), title_justify="left", show_header=False)
     table.add_row("size", f"{path.stat().st_size:,} bytes" if path.is_file() else "no such file")
     if path.suffix == ".pt":
-        script, spec = load_script(path)
+        spec, (script, _) = read_spec(path), load_script(path)
         _weights(table, sum(p.numel() for p in script.parameters()))
-        table.add_row("calls", ", ".join(f"{kind} x{count}" for kind, count in Counter(n.kind() for n in script.inlined_graph.nodes()).most_common(8)))
+        table.add_row(
+            "calls",
+            ", ".join(
+                f"{kind} x{count}" for kind, count in Counter(n.kind() for n in script.inlined_graph.nodes()).most_common(8)
+            ),
+        )
         _add_spec(table, spec)
         return table
     model = load(path)
@@ -63,7 +68,9 @@ def _add_spec(table: Table, spec: ModelSpec) -> None:
     for tensor in spec.outputs:
         table.add_row("output", f"{tensor.name} {tensor.dtype}{_shape(tensor.shape)}")
     for state in spec.states:
-        table.add_row("state", f"{state.input} -> {state.output} {state.dtype}{_shape(state.shape)}, begins at {state.initial:g}")
+        table.add_row(
+            "state", f"{state.input} -> {state.output} {state.dtype}{_shape(state.shape)}, begins at {state.initial:g}"
+        )
     table.add_row("streamable", "yes" if spec.streamable else f"no: {escape(spec.reason)}")
 
 
@@ -76,10 +83,12 @@ def _add_stranger(table: Table, model: onnx.ModelProto) -> None:
     for before, after in found_states.pairs(inputs, outputs, {}).items():
         table.add_row("state", f"{before} -> {after}, by name and shape")
     for node in recurrent_nodes(model):
-        absent = "no initial state" if not any(found_states.initial(node)) else f"begins with {', '.join(found_states.initial(node))}"
+        absent = (
+            "no initial state"
+            if not any(found_states.initial(node))
+            else f"begins with {', '.join(found_states.initial(node))}"
+        )
         table.add_row("recurrent", f"{node.op_type} {node.name!r}, {found_states.direction(node)}, {absent}")
     for inside in nested(model):
         table.add_row("recurrent", inside)
     table.add_row("spec", "none inside; statecell-export adopt gives it one")
-
-

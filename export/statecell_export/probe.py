@@ -31,6 +31,7 @@ from statecell_export.lift import (
 )
 from statecell_export.recurrent import Cell, Recurrent, is_bare
 
+
 @dataclass(frozen=True)
 class Root:
     """How a chain of recurrent calls began, and how far it went."""
@@ -324,7 +325,9 @@ def _chains(module: nn.Module, seen: list[Observation], given: bool) -> tuple[Ch
         zero = all(states is None or not any(map(torch.any, states)) for states in starts)
         begins = LIFTED if zero else GIVEN if given else COMPUTED
         if root.module not in where:
-            raise ModuleRefusedError(f"forward calls a {type(root.module).__name__} that is no submodule of it; assign it to self")
+            raise ModuleRefusedError(
+                f"forward calls a {type(root.module).__name__} that is no submodule of it; assign it to self"
+            )
         path = where[root.module]
         names = state_names(path, root.module, alone=len(called) == 1, call=called[:number].count(root.module))
         chains.append(Chain(path, begins, () if begins == GIVEN else names))
@@ -336,7 +339,9 @@ def _chain_shapes(seen: list[Observation], chain: Chain, number: int) -> list[Sh
     try:
         return [symbolic(sizes) for sizes in shapes]
     except NoSymbolError as error:
-        raise ModuleRefusedError(f"submodule {chain.path!r}: its state {error}; give it an input of [seq_len, batch, …]") from None
+        raise ModuleRefusedError(
+            f"submodule {chain.path!r}: its state {error}; give it an input of [seq_len, batch, …]"
+        ) from None
 
 
 def _results(seen: Observation, carried: list[int]) -> list[int]:

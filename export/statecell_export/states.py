@@ -6,15 +6,17 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx
 from onnx import helper
-
 from statecell.spec import BATCH, Shape, StateSpec
+
 from statecell_export.errors import GraphRefusedError
 from statecell_export.graph import Graph
 from statecell_export.lift import next_name
 from statecell_export.recurrent import Array
 from statecell_export.stranger import Value
 
-_NOISE = re.compile(r"(?:^|_)(?:in|out|input|output|next|new|prev|previous|last|init|initial|updated|n|0|1|t)(?=_|$)|(?<=[a-z])[nN0]$")
+_NOISE = re.compile(
+    r"(?:^|_)(?:in|out|input|output|next|new|prev|previous|last|init|initial|updated|n|0|1|t)(?=_|$)|(?<=[a-z])[nN0]$"
+)
 
 
 def pairs(inputs: Sequence[Value], outputs: Sequence[Value], named: Mapping[str, str]) -> dict[str, str]:

@@ -38,7 +38,9 @@ def load(path: Path) -> onnx.ModelProto:
         raise GraphRefusedError(f"{path} is not an ONNX file; export one with torch.onnx.export or give another") from None
     except (onnx.checker.ValidationError, *ORT_ERRORS) as error:
         reason = str(error).strip().splitlines()[0]
-        raise GraphRefusedError(f"{path} cannot be loaded: {reason}; ONNX Runtime's own operators are known, no others") from None
+        raise GraphRefusedError(
+            f"{path} cannot be loaded: {reason}; ONNX Runtime's own operators are known, no others"
+        ) from None
     constants = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in constants]
     del model.graph.input[:]
@@ -65,7 +67,9 @@ def values(infos: Sequence[onnx.ValueInfoProto]) -> list[Value]:
     found = []
     for info in infos:
         if not info.type.HasField("tensor_type"):
-            raise GraphRefusedError(f"{info.name!r} is no tensor but {info.type.WhichOneof('value')}; only tensors can be served")
+            raise GraphRefusedError(
+                f"{info.name!r} is no tensor but {info.type.WhichOneof('value')}; only tensors can be served"
+            )
         kind = info.type.tensor_type
         dims = tuple(d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in kind.shape.dim)
         found.append(Value(info.name, helper.tensor_dtype_to_np_dtype(kind.elem_type).name, dims))

@@ -1,11 +1,12 @@
 """Why a model cannot be stepped."""
 
-from statecell.spec import ModelSpec
-from statecell_export.errors import ModuleRefusedError
-from statecell_export.probe import Probe
 from collections.abc import Callable
 
+from statecell.spec import ModelSpec
 from torch import nn
+
+from statecell_export.errors import ModuleRefusedError
+from statecell_export.probe import Probe
 
 _ACROSS_TIME = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.MultiheadAttention, nn.AvgPool1d, nn.MaxPool1d)
 
@@ -19,7 +20,9 @@ def why_not(module: nn.Module, found: Probe, difference: Callable[[], str]) -> s
     if not spec.has_time:
         return ""
     if found.packed:
-        return "it packs its sequences by their lengths, which are those of whole sequences; export it without lengths to step it"
+        return (
+            "it packs its sequences by their lengths, which are those of whole sequences; export it without lengths to step it"
+        )
     for path, child in module.named_modules():
         if isinstance(child, nn.RNNBase) and child.bidirectional:
             return f"{path or type(child).__name__} is bidirectional: its reverse direction begins at the end of the sequence"

@@ -13,10 +13,10 @@ import onnx
 import torch
 import torch._VF
 from onnx import TensorProto, helper
+from statecell.spec import ModelSpec
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from statecell.spec import ModelSpec
 from statecell_export.build import build
 from statecell_export.errors import ModuleRefusedError
 from statecell_export.graph import OPSET, Graph, next_state, to_model
@@ -127,7 +127,9 @@ class _Opaque(torch.autograd.Function):
     """A recurrent call that the exporter sees as one node, statecell::Recurrent(x, *states[, lengths]) -> (y, *next states)."""
 
     @staticmethod
-    def forward(_ctx: Any, compute: Compute, _module: Recurrent, _call: int, _rank: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        _ctx: Any, compute: Compute, _module: Recurrent, _call: int, _rank: int, *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
         tracing = torch._C._get_tracing_state()
         torch._C._set_tracing_state(None)  # type: ignore[attr-defined]  # what happens inside is no part of the trace
         try:

@@ -4,15 +4,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+from statecell.spec import ModelSpec
 from torch import Tensor
 
-from statecell.spec import ModelSpec
 from statecell_export.errors import VerificationError
 from statecell_export.example import Leaf
 from statecell_export.forms import Form
 from statecell_export.grid import BATCHES, Case, Ledger, cases, chunked, chunks, difference, long_cases, relative_error
 from statecell_export.lift import Lifted
-from statecell_export.recurrent import Array
 from statecell_export.recurrent import Array
 from statecell_export.report import Proof
 from statecell_export.runners import Arrays, Runner, signature_in, signature_out

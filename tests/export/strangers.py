@@ -16,8 +16,15 @@ def weights(kind: str = "LSTM", directions: int = 1, *, inputs: int = INPUT, pre
     """W, R and B of a recurrent node, from a fixed seed."""
     generator = np.random.default_rng(0)
     gates = {"LSTM": 4, "GRU": 3, "RNN": 1}[kind]
-    shapes = {"w": (directions, gates * HIDDEN, inputs), "r": (directions, gates * HIDDEN, HIDDEN), "b": (directions, 2 * gates * HIDDEN)}
-    return [numpy_helper.from_array(generator.standard_normal(shape).astype(np.float32) * 0.4, prefix + name) for name, shape in shapes.items()]
+    shapes = {
+        "w": (directions, gates * HIDDEN, inputs),
+        "r": (directions, gates * HIDDEN, HIDDEN),
+        "b": (directions, 2 * gates * HIDDEN),
+    }
+    return [
+        numpy_helper.from_array(generator.standard_normal(shape).astype(np.float32) * 0.4, prefix + name)
+        for name, shape in shapes.items()
+    ]
 
 
 def tensor(name: str, dims: Dims, kind: int = FLOAT) -> onnx.ValueInfoProto:
@@ -41,7 +48,9 @@ def array(name: str, value: object, dtype: str = "int64") -> TensorProto:
     return numpy_helper.from_array(np.array(value, dtype), name)
 
 
-def hidden_state(path: Path, kind: str = "LSTM", *, zeros: bool = False, initial: float = 0.0, direction: str = "forward") -> Path:
+def hidden_state(
+    path: Path, kind: str = "LSTM", *, zeros: bool = False, initial: float = 0.0, direction: str = "forward"
+) -> Path:
     """x -> y with one recurrent node whose initial state is absent, or made inside from the batch, as exporters do."""
     count = 2 if direction == "bidirectional" else 1
     nodes, states = [], []
@@ -54,9 +63,13 @@ def hidden_state(path: Path, kind: str = "LSTM", *, zeros: bool = False, initial
         states = ["state"] * (2 if kind == "LSTM" else 1)
     extra = {"linear_before_reset": 1} if kind == "GRU" else {}
     nodes.append(
-        helper.make_node(kind, ["x", "w", "r", "b", "", *states], ["all"], name="rnn", hidden_size=HIDDEN, direction=direction, **extra)
+        helper.make_node(
+            kind, ["x", "w", "r", "b", "", *states], ["all"], name="rnn", hidden_size=HIDDEN, direction=direction, **extra
+        )
     )
-    nodes.append(helper.make_node("Squeeze", ["all", "one"], ["y"]) if count == 1 else helper.make_node("Identity", ["all"], ["y"]))
+    nodes.append(
+        helper.make_node("Squeeze", ["all", "one"], ["y"]) if count == 1 else helper.make_node("Identity", ["all"], ["y"])
+    )
     shape: Dims = ["time", "n", HIDDEN] if count == 1 else ["time", count, "n", HIDDEN]
     constants = [*weights(kind, count), array("one", [1]), array("directions", [count]), array("size", [HIDDEN])]
     return save(path, nodes, [tensor("x", ["time", "n", INPUT])], [tensor("y", shape)], constants)
@@ -72,7 +85,10 @@ def vad(path: Path) -> Path:
             helper.make_node("Unsqueeze", [f"{name}/features", "zero"], [f"{name}/x"]),
             helper.make_node("Split", ["state"], [f"{name}/h", f"{name}/c"], axis=0),
             helper.make_node(
-                "LSTM", [f"{name}/x", "w", "r", "b", "", f"{name}/h", f"{name}/c"], ["", f"{name}/hn", f"{name}/cn"], hidden_size=HIDDEN
+                "LSTM",
+                [f"{name}/x", "w", "r", "b", "", f"{name}/h", f"{name}/c"],
+                ["", f"{name}/hn", f"{name}/cn"],
+                hidden_size=HIDDEN,
             ),
             helper.make_node("Concat", [f"{name}/hn", f"{name}/cn"], [f"{name}/state"], axis=0),
             helper.make_node("Squeeze", [f"{name}/hn", "zero"], [f"{name}/h1"]),
@@ -84,7 +100,9 @@ def vad(path: Path) -> Path:
 
     nodes = [
         helper.make_node("Equal", ["sr", "rate"], ["fast"]),
-        helper.make_node("If", ["fast"], ["output", "stateN"], name="which", then_branch=branch("then", 1.0), else_branch=branch("else", 0.5)),
+        helper.make_node(
+            "If", ["fast"], ["output", "stateN"], name="which", then_branch=branch("then", 1.0), else_branch=branch("else", 0.5)
+        ),
     ]
     generator = np.random.default_rng(1)
     constants = [
@@ -123,5 +141,9 @@ def with_convolution(path: Path) -> Path:
     ]
     kernel = numpy_helper.from_array(generator.standard_normal((INPUT, INPUT, 3)).astype(np.float32), "kernel")
     return save(
-        path, nodes, [tensor("x", ["T", "B", INPUT])], [tensor("y", ["T", "B", HIDDEN])], [*weights(), array("one", [1]), kernel]
+        path,
+        nodes,
+        [tensor("x", ["T", "B", INPUT])],
+        [tensor("y", ["T", "B", HIDDEN])],
+        [*weights(), array("one", [1]), kernel],
     )

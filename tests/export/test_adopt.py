@@ -8,11 +8,11 @@ import onnx
 import pytest
 import torch
 from onnx import helper
-
 from statecell.spec import ModelSpec, StateSpec, TensorSpec
 from statecell_export import GraphRefusedError, adopt
 from statecell_export.artifacts import read_spec
 from statecell_export.quiet import quiet
+
 from tests.export import strangers
 from tests.export.strangers import HIDDEN, tensor
 from tests.export.zoo import OwnZeros
@@ -129,7 +129,11 @@ def not_onnx(path: Path) -> Path:
         (unknown_operator, {}, "Frobnicate"),
         (stateless, {}, r"no LSTM, GRU or RNN node and no state"),
         (strangers.vad, {}, r"name them by --example"),
-        (strangers.vad, {"constants": {"rate": "1"}}, "constant 'rate' is no input of the model; its inputs are input, state, sr"),
+        (
+            strangers.vad,
+            {"constants": {"rate": "1"}},
+            "constant 'rate' is no input of the model; its inputs are input, state, sr",
+        ),
         (strangers.vad, {"constants": {"sr": "fast"}}, "constant sr=fast does not fit sr int64"),
         (strangers.explicit, {"states": {"h0": "y"}}, "state h0:y does not fit|the states do not fit|cannot tell"),
         (strangers.explicit, {"states": {"h0": "nothing"}}, "the model has no output 'nothing', it has y, hn, cn"),

@@ -7,10 +7,10 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from torch import nn
-
 from statecell_export import ExportError, ModuleRefusedError, export
 from statecell_export.graph import graphs
+from torch import nn
+
 from tests.export.zoo import BATCH_FIRST, LoopOverCell, OwnZeros, Tagger, X
 
 

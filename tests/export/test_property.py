@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
-
 from statecell_export import export
+from torch import Tensor, nn
 
 CONFIGURATIONS = 300
 
@@ -66,7 +65,13 @@ def configurations(draw: st.DrawFn) -> tuple[nn.Module, Tensor]:
     if draw(st.booleans()):
         module, width = Around(recurrent, inputs, outputs, zeros=draw(st.booleans())), 3
     seq_len, batch = 6, 4
-    size = (batch, width) if issubclass(kind, nn.RNNCellBase) else (batch, seq_len, width) if batch_first else (seq_len, batch, width)
+    size = (
+        (batch, width)
+        if issubclass(kind, nn.RNNCellBase)
+        else (batch, seq_len, width)
+        if batch_first
+        else (seq_len, batch, width)
+    )
     return module, torch.randn(size)
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from statecell_export import ExportError, ModuleRefusedError, Report, export
+
 from tests.export.zoo import BOTH, REFUSED, SCRIPT_ONLY, ZOO, Entry
 
 DOCS = Path(__file__).parents[2] / "docs" / "export.md"
@@ -39,7 +39,9 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
         except ExportError as error:
             assert isinstance(error, ModuleRefusedError), f"{entry.what}: {error}"
             report, refusal = None, str(error)
-        found[entry.what] = Outcome(entry, report, refusal, sorted(str(p.relative_to(out)) for p in out.rglob("*") if p.is_file()))
+        found[entry.what] = Outcome(
+            entry, report, refusal, sorted(str(p.relative_to(out)) for p in out.rglob("*") if p.is_file())
+        )
     return found
 
 
