@@ -87,7 +87,7 @@ def _split(graph: Graph, state: str, num_layers: int, num_directions: int) -> li
 
 
 def _fused(layer: Layer) -> tuple[str, list[str]]:
-    """One layer as one node: y [seq_len, batch, num_directions * hidden] and the next states [num_directions, batch, size]."""
+    """One layer as one node: y [seq_len, batch, directions * hidden] and the next states [directions, batch, size]."""
     graph, directions, operator = layer.graph, layer.directions, kind(layer.module)
     if directions[0].w_hr is not None:
         return scan(layer)

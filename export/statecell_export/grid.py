@@ -43,7 +43,7 @@ def long_cases(spec: ModelSpec) -> list[Case]:
 
 
 def chunks(spec: ModelSpec, feed: Arrays) -> list[Arrays]:
-    """The inputs of a call in chunks of CHUNKS and the rest; without a time axis, again and again. The states go with the first."""
+    """A call's inputs in chunks of CHUNKS and the rest; without a time axis, again and again. The states go with the first."""
     timed = [tensor for tensor in spec.inputs if tensor.time_axis is not None]
     total = feed[timed[0].name].shape[timed[0].time_axis] if timed else 4
     sizes = [*CHUNKS, total - sum(CHUNKS)] if timed else [1] * total
@@ -105,9 +105,8 @@ class Ledger:
         self.cases += 1
         for name, reference in want.items():
             if got[name].shape != reference.shape:
-                raise VerificationError(
-                    f"{artifact}: {name!r} has the shape {list(got[name].shape)}, the module gives {list(reference.shape)} ({where})"
-                )
+                shapes = f"the shape {list(got[name].shape)}, the module gives {list(reference.shape)}"
+                raise VerificationError(f"{artifact}: {name!r} has {shapes} ({where})")
             error = relative_error(got[name], reference)
             allowed = 4 * max(self.floor, relative_error(own[name], reference))
             if not error <= allowed:

@@ -80,7 +80,7 @@ def _add_stranger(table: Table, model: onnx.ModelProto) -> None:
     for kind, listed in (("input", inputs), ("output", outputs)):
         for value in listed:
             table.add_row(kind, f"{value.name} {value.dtype}{_shape(value.dims)}")
-    for before, after in found_states.pairs(inputs, outputs, {}).items():
+    for before, after in found_states.pairs_in(inputs, outputs, {}).items():
         table.add_row("state", f"{before} -> {after}, by name and shape")
     for node in recurrent_nodes(model):
         absent = (

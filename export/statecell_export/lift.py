@@ -79,7 +79,7 @@ def _same(a: Tensor, b: Tensor) -> bool:
 
 
 LIFTED, COMPUTED, GIVEN = "lifted", "computed", "given"
-"""How a chain begins: with zeros or no state; with one that forward computes or has learned; with one of forward's arguments."""
+"""How a chain begins: with zeros or none; with a state that forward computes or learned; with one of its arguments."""
 
 
 @dataclass(frozen=True)

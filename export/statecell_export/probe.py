@@ -245,7 +245,7 @@ def _guesses(arguments: Arguments, first: Observation) -> Iterator[Arguments]:
     def shapes(leaf: Leaf) -> list[Shape]:
         if leaf.shape is not None:
             return [leaf.shape]
-        options = [
+        options: list[list[int | str]] = [
             [
                 size,
                 *([SEQ_LEN] if size == seq_len or not first.roots else []),
@@ -253,7 +253,7 @@ def _guesses(arguments: Arguments, first: Observation) -> Iterator[Arguments]:
             ]
             for size in leaf.value.shape
         ]
-        found = [tuple(shape) for shape in itertools.product(*options)]
+        found: list[Shape] = list(itertools.product(*options))
         return [shape for shape in found if shape.count(SEQ_LEN) <= 1 and shape.count(BATCH) <= 1]
 
     ways = list(itertools.product(*map(shapes, arguments.leaves)))
@@ -264,7 +264,7 @@ def _guesses(arguments: Arguments, first: Observation) -> Iterator[Arguments]:
 
 
 def _holds(module: nn.Module, guess: Arguments, generator: torch.Generator) -> bool:
-    """Whether the recurrent calls see the sizes that the named axes have; without such calls, whether a state has none of time."""
+    """Whether the recurrent calls see the sizes that the named axes have; without such calls, whether there is a state."""
     symbols = {size for leaf in guess.leaves for size in leaf.shape or ()}
     for seq_len, batch in SIZES:
         tensors = {leaf.name: leaf.sized(seq_len=seq_len, batch=batch, generator=generator) for leaf in guess.leaves}

@@ -19,7 +19,7 @@ _NOISE = re.compile(
 )
 
 
-def pairs(inputs: Sequence[Value], outputs: Sequence[Value], named: Mapping[str, str]) -> dict[str, str]:
+def pairs_in(inputs: Sequence[Value], outputs: Sequence[Value], named: Mapping[str, str]) -> dict[str, str]:
     """State input -> state output: those named by hand, else those whose names and shapes match. Raises GraphRefusedError."""
     by_name = {value.name: value for value in inputs}, {value.name: value for value in outputs}
     for before, after in named.items():
@@ -76,14 +76,14 @@ def direction(node: onnx.NodeProto) -> str:
     return next((attribute.s.decode() for attribute in node.attribute if attribute.name == "direction"), "forward")
 
 
-def lift(model: onnx.ModelProto, nodes: Sequence[onnx.NodeProto], sizes: Sequence[int], batch: int | None) -> list[StateSpec]:
+def lift(model: onnx.ModelProto, nodes: Sequence[onnx.NodeProto], sizes: Sequence[tuple[int, int | None]]) -> list[StateSpec]:
     """Make the states of these nodes inputs and outputs of the graph, in place.
 
-    sizes: their hidden sizes. batch: their number of rows where it is fixed, None where it is the model's batch.
+    sizes: of each, hidden_size and the number of rows where it is fixed, None where that is the batch.
     """
     taken = {name for node in model.graph.node for name in (*node.input, *node.output)}
     states: list[StateSpec] = []
-    for number, (node, hidden) in enumerate(zip(nodes, sizes, strict=True)):
+    for number, (node, (hidden, batch)) in enumerate(zip(nodes, sizes, strict=True)):
         inner = Graph(f"/state_{number}")
         before = node.input[:5]
         node.input[:] = [*before, *[""] * (5 - len(before))]

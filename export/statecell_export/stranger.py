@@ -104,7 +104,7 @@ def recurrent_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
 
 def nested(model: onnx.ModelProto) -> list[str]:
     """The recurrent nodes that are inside others or inside functions, as "LSTM in If 'name'"."""
-    found = []
+    found: list[str] = []
     for outer in model.graph.node:
         for attribute in outer.attribute:
             for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):

@@ -18,7 +18,7 @@ Script = torch.jit.ScriptModule
 def trace(lifted: Lifted, tensors: tuple[Tensor, ...]) -> Script:
     """`lifted` traced. The grid of verification, not the trace, proves that no size was baked in."""
     with quiet(), torch.no_grad():
-        traced: Script = torch.jit.trace(lifted, tensors, check_trace=False, strict=False)
+        traced: Script = torch.jit.trace(lifted, tensors, check_trace=False, strict=False)  # type: ignore[no-untyped-call]
     return traced
 
 
@@ -105,5 +105,5 @@ def load(path: Path) -> tuple[Script, ModelSpec]:
     """The reverse of save."""
     files = {SPEC_KEY: ""}
     with quiet():
-        script: Script = torch.jit.load(str(path), map_location="cpu", _extra_files=files)
+        script: Script = torch.jit.load(str(path), map_location="cpu", _extra_files=files)  # type: ignore[no-untyped-call]
     return script, ModelSpec.from_json(files[SPEC_KEY])

@@ -86,8 +86,9 @@ def _opaque(calls: list[Recurrent]) -> Callable[[Run, Recurrent, Any, States | N
         def compute_packed(x: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
             *states, lengths = rest
             packed = PackedSequence(*_PACK(x, lengths, False))
-            data, *after = (result := run(module, packed, tuple(states)))[0].data, *states_of(module, result)
-            return (_PAD(data, packed.batch_sizes, False, 0.0, x.size(0))[0], *after)
+            result = run(module, packed, tuple(states))
+            y, _ = _PAD(result[0].data, packed.batch_sizes, False, 0.0, x.size(0))
+            return (y, *states_of(module, result))
 
         y, *after = _Opaque.apply(compute_packed, module, len(calls) - 1, 3, input.data, *before, lengths)  # type: ignore[no-untyped-call]
         following = tuple(_permuted(state, input.unsorted_indices) for state in after)
@@ -106,21 +107,21 @@ _PACK, _PAD = torch._C._VariableFunctions._pack_padded_sequence, torch._C._Varia
 
 @contextlib.contextmanager
 def _unpacked() -> Iterator[None]:
-    """Packed sequences stay padded: `data` is [seq_len, batch, size] and `batch_sizes` the lengths, which ONNX's nodes take as such."""
+    """Packed sequences stay padded, as ONNX's nodes take them: `data` is [seq_len, batch, size], `batch_sizes` the lengths."""
 
     def pack(x: Tensor, lengths: Tensor, batch_first: bool) -> tuple[Tensor, Tensor]:
         return (x.transpose(0, 1) if batch_first else x), lengths
 
-    def pad(data: Tensor, lengths: Tensor, batch_first: bool, padding: float, total: int) -> tuple[Tensor, Tensor]:
+    def pad(data: Tensor, lengths: Tensor, batch_first: bool, padding: float, _total: int) -> tuple[Tensor, Tensor]:
         if padding:
             raise ModuleRefusedError(f"pad_packed_sequence pads with {padding}, which ONNX's nodes do not; pad with 0")
         return (data.transpose(0, 1) if batch_first else data), lengths
 
-    torch._VF._pack_padded_sequence, torch._VF._pad_packed_sequence = pack, pad  # type: ignore[attr-defined]
+    torch._VF._pack_padded_sequence, torch._VF._pad_packed_sequence = pack, pad  # type: ignore[assignment]
     try:
         yield
     finally:
-        del torch._VF._pack_padded_sequence, torch._VF._pad_packed_sequence  # type: ignore[attr-defined]
+        del torch._VF._pack_padded_sequence, torch._VF._pad_packed_sequence
 
 
 class _Opaque(torch.autograd.Function):

@@ -1,6 +1,7 @@
 """ONNX files as other people make them."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -61,7 +62,7 @@ def hidden_state(
             helper.make_node("ConstantOfShape", ["shape"], ["state"], value=helper.make_tensor("v", FLOAT, [1], [initial])),
         ]
         states = ["state"] * (2 if kind == "LSTM" else 1)
-    extra = {"linear_before_reset": 1} if kind == "GRU" else {}
+    extra: dict[str, Any] = {"linear_before_reset": 1} if kind == "GRU" else {}
     nodes.append(
         helper.make_node(
             kind, ["x", "w", "r", "b", "", *states], ["all"], name="rnn", hidden_size=HIDDEN, direction=direction, **extra
@@ -76,7 +77,7 @@ def hidden_state(
 
 
 def vad(path: Path) -> Path:
-    """Like a voice activity detector: no time axis, a scalar sample rate that chooses a branch, one packed state, LSTM inside If."""
+    """Like a voice detector: no time axis, a scalar rate that chooses a branch, one packed state, LSTM inside If."""
 
     def branch(name: str, scale: float) -> onnx.GraphProto:
         nodes = [

@@ -11,7 +11,7 @@ from statecell_export import ExportError, ModuleRefusedError, export
 from statecell_export.graph import graphs
 from torch import nn
 
-from tests.export.zoo import BATCH_FIRST, LoopOverCell, OwnZeros, Tagger, X
+from tests.export.zoo import BATCH_FIRST, LoopOverCell, OwnZeros, Speaker, Tagger, X
 
 
 @pytest.mark.parametrize("form", ["float16", "int8"])
@@ -25,10 +25,11 @@ from tests.export.zoo import BATCH_FIRST, LoopOverCell, OwnZeros, Tagger, X
         (Tagger, torch.randint(20, (6, 2))),
         (OwnZeros, BATCH_FIRST),
         (LoopOverCell, X),
+        (Speaker, (X, torch.tensor([0, 3]), torch.tensor(1.5))),
     ],
-    ids=["LSTM", "GRU", "RNN", "LSTMCell", "tagger", "own zeros", "loop"],
+    ids=["LSTM", "GRU", "RNN", "LSTMCell", "tagger", "own zeros", "loop", "extra inputs"],
 )
-def test_form_is_exported_with_its_accuracy(tmp_path: Path, form: str, make: type[nn.Module], example: torch.Tensor) -> None:
+def test_form_is_exported_with_its_accuracy(tmp_path: Path, form: str, make: type[nn.Module], example: object) -> None:
     torch.manual_seed(0)
     report = export(make(), example, name="m", out=tmp_path, form=form)
     assert list(report.artifacts) == ["model.onnx"]
@@ -63,7 +64,7 @@ def test_eight_bit_row_is_bit_for_bit_the_same_alone_and_among_64(tmp_path: Path
 
 def test_weights_beyond_float16_are_refused(tmp_path: Path) -> None:
     module = nn.LSTM(3, 6)
-    module.weight_ih_l0.data[0, 0] = 1e6
+    module.get_parameter("weight_ih_l0").data[0, 0] = 1e6
     with pytest.raises(ModuleRefusedError, match="'weight_ih_l0' does not fit float16: its largest magnitude is 1e"):
         export(module, X, name="m", out=tmp_path, form="float16")
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from statecell_export import ExampleError, ExportError, ModuleRefusedError, VerificationError, export
+from statecell_export import ExampleError, ExportError, ModuleRefusedError, VerificationError, export, torchscript
 from statecell_export import recipes as recipes_module
 from statecell_export.build import direct
 from torch import Tensor, nn
@@ -80,7 +80,7 @@ def test_artifact_that_is_wrong_by_a_hair_names_case_and_error(tmp_path: Path, m
         return direct(broken, spec, fused=fused)
 
     monkeypatch.setattr(recipes_module, "direct", wrong)
-    monkeypatch.setattr(recipes_module, "_traced_script", lambda source: recipes_module.torchscript.trace(
+    monkeypatch.setattr(recipes_module, "_traced_script", lambda source: torchscript.trace(
         type(source.lifted)(nn.LSTM(3, 6), source.found.plan), source.tensors(5)))  # fmt: skip
     with pytest.raises(
         VerificationError, match=r"model.onnx: '\w+' is off by .*, .* is allowed \(whole, seq_len \d+, batch \d+, \w+ state\)"

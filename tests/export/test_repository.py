@@ -15,18 +15,25 @@ from torch import nn
 
 
 def test_version_appears_whole_or_not_at_all(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), new_version(tmp_path / "models", "m", 1) as folder:
-        (folder / "model.onnx").write_text("half")
-        raise KeyboardInterrupt
+    def interrupted() -> None:
+        with new_version(tmp_path / "models", "m", 1) as folder:
+            (folder / "model.onnx").write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_failure_keeps_the_version_that_was_there(tmp_path: Path) -> None:
-    with new_version(tmp_path, "m", 1) as folder:
-        (folder / "model.onnx").write_text("good")
-    with pytest.raises(ZeroDivisionError), new_version(tmp_path, "m", 1) as folder:
-        (folder / "model.onnx").write_text("half")
-        _ = 1 / 0
+    def write(text: str, divisor: int) -> None:
+        with new_version(tmp_path, "m", 1) as folder:
+            (folder / "model.onnx").write_text(text)
+            _ = 1 / divisor
+
+    write("good", 1)
+    with pytest.raises(ZeroDivisionError):
+        write("half", 0)
     assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*"))] == ["m", "m/1", "m/1/model.onnx"]
     assert (tmp_path / "m" / "1" / "model.onnx").read_text() == "good"
 
@@ -61,4 +68,4 @@ def test_interrupted_command_leaves_nothing_half_written(tmp_path: Path, after: 
         process.wait(60)
     files = sorted(path.name for path in tmp_path.rglob("*") if path.is_file() and path.suffix in {".onnx", ".pt", ".json"})
     assert files in ([], ["model.onnx", "model.pt", "report.json"])
-    assert not [path for path in (tmp_path / "models").glob(".*")]
+    assert not list((tmp_path / "models").glob(".*"))

@@ -200,7 +200,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y, _ = self.lstm(x)
-        return torch.softmax(self.query(y) @ y.transpose(1, 2), -1) @ y
+        attended: Tensor = torch.softmax(self.query(y) @ y.transpose(1, 2), -1) @ y
+        return attended
 
 
 class MultiHead(nn.Module):
