@@ -10,7 +10,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 PROTO_BIN := .venv-protos/bin
 PROTO_FILES := $(shell cd protos && find statecell -name '*.proto')
-SOURCES := protos export server clients/python tests bench
+SOURCES := protos export server clients/python deploy docs tests bench
 
 .PHONY: help venv train export serve demo test lint format protos protos-check bench image clean
 
@@ -24,7 +24,7 @@ $(STAMP): requirements-dev.txt protos/pyproject.toml export/pyproject.toml serve
 	  { echo "statecell needs Python 3.11 or newer; choose one with: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -r requirements-dev.txt \
-	  -e ./protos -e ./clients/python -e "./server[cpu]" -e ./export
+	  -e ./protos -e ./clients/python -e "./server[cpu,uvloop]" -e ./export
 	touch $@
 
 train: $(STAMP)  ## Train the example models again from their seeds
@@ -70,13 +70,15 @@ protos-check: $(PROTO_BIN)/.installed  ## Fail where the checked-in generated co
 	@echo "generated code is up to date"
 
 bench: $(STAMP)  ## Measure against the bare runtime (about five minutes)
-	$(BIN)/python bench/run.py
+	$(BIN)/python -m bench.run
 
 ENGINE ?= docker
 IMAGE ?= statecell-server:0.1.0
-BASE ?= docker.io/library/python:3.12-slim
+# Empty: python:3.12-slim, as the Dockerfile says. BUILD_FLAGS: more options of the engine's own, such as --build-arg PIP_INDEX_URL=...
+BASE ?=
+BUILD_FLAGS ?=
 image:  ## Build the server's container image (ENGINE=docker, podman or buildah)
-	ENGINE=$(ENGINE) IMAGE=$(IMAGE) BASE=$(BASE) deploy/build.sh
+	ENGINE="$(ENGINE)" IMAGE="$(IMAGE)" BASE="$(BASE)" deploy/build.sh $(BUILD_FLAGS)
 
 clean:  ## Remove what the other commands made
 	rm -rf .venv .venv-protos models out

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -27,6 +28,13 @@ def size(text: str) -> int:
     return int(float(match[1]) * UNITS[match[2].upper()])
 
 
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, runtime = text.partition("=")
+    if not equals or not name:
+        raise typer.BadParameter(f"{text!r} is not NAME=RUNTIME, as in tagger=torchscript")
+    return name, runtime
+
+
 @app.command()
 def serve(
     models: Annotated[Path, typer.Option(help="The model repository: <name>/<version>/model.onnx.")] = Path("models"),
@@ -41,6 +49,10 @@ def serve(
     drain_seconds: Annotated[
         float, typer.Option(help="Seconds to finish what is in flight at the end.")
     ] = DEFAULTS.drain_seconds,
+    runtime: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=torchscript to run a model's model.pt though it has a model.onnx; repeatable."),
+    ] = None,
     log_level: Annotated[str, typer.Option(help="DEBUG, INFO, WARNING or ERROR.")] = "INFO",
 ) -> None:
     """Serve recurrent models over gRPC and keep their state between calls.
@@ -62,15 +74,29 @@ def serve(
             max_message=size(max_message),
             threads=threads,
             drain_seconds=drain_seconds,
+            runtimes=dict(_pair(text) for text in runtime or []),
         )
-        asyncio.run(_run(config))
+        _run(config)
     except (ConfigError, LoadError) as error:
         print(f"statecell-server: {error}", file=sys.stderr)
         raise typer.Exit(2) from error
 
 
-async def _run(config: Config) -> None:
-    await App(config).run()
+def _run(config: Config) -> None:
+    async def serve() -> None:
+        await App(config).run()
+
+    with asyncio.Runner(loop_factory=_event_loop()) as runner:
+        runner.run(serve())
+
+
+def _event_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's where it is installed, else asyncio's own."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
 
 
 if __name__ == "__main__":

@@ -38,9 +38,11 @@ class StateArena:
 
     @staticmethod
     def _rows(state: StateSpec, rows: int) -> Array:
-        if state.batch_axis is None:  # a state without rows: one session at a time, slots on an axis put in front
-            return np.full((rows, *state.sized()), state.initial, state.dtype)
-        return np.full(state.sized(batch=rows), state.initial, state.dtype)
+        # A state without rows (one session at a time) has its slots on an axis put in front.
+        shape = (rows, *state.sized()) if state.batch_axis is None else state.sized(batch=rows)
+        if state.initial:
+            return np.full(shape, state.initial, state.dtype)
+        return np.zeros(shape, state.dtype)  # of which the system gives only what is written to
 
     @property
     def used(self) -> int:
@@ -69,6 +71,9 @@ class StateArena:
 
     def free(self, slots: Sequence[int]) -> None:
         """One owner fewer for each of the slots."""
+        if not self._shared:
+            self._free += [slot for slot in reversed(slots) if slot != INITIAL_SLOT]
+            return
         for slot in reversed(slots):
             if slot == INITIAL_SLOT:
                 continue
@@ -92,11 +97,12 @@ class StateArena:
 
     def gather(self, slots: Sequence[int], out: Sequence[Array]) -> None:
         """Copies the rows of `slots` into `out`: an array a state, of its own shape with len(slots) as batch."""
+        index = np.array(slots, np.intp)
         for array, axis, target in zip(self._arrays, self._axes, out, strict=True):
             if axis is None:
                 np.copyto(target, array[slots[0]])
             else:
-                np.take(array, slots, axis=axis, out=target, mode="clip")
+                array.take(index, axis=axis, out=target, mode="clip")
 
     def scatter(self, slots: Sequence[int], states: Sequence[Array]) -> None:
         """The reverse of gather; rows of `states` beyond the slots are left out."""
