@@ -129,7 +129,7 @@ def _byte_weights(module: nn.Module) -> None:
 
 
 def _bytes(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Each product with a constant matrix as MatMulNBits, https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md.
+    """Each product with a constant matrix as MatMulNBits (onnxruntime's docs/ContribOperators.md).
 
     accuracy_level 4 is the fast kernel: it rounds each row of activations by itself, so that no row depends on another.
     """

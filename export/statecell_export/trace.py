@@ -76,7 +76,7 @@ def _opaque(calls: list[Recurrent]) -> Callable[[Run, Recurrent, Any, States | N
                 after = states_of(module, result)
                 return (after[0].clone() if isinstance(module, Cell) else result[0], *after)
 
-            y, *after = _Opaque.apply(compute, module, len(calls) - 1, input.dim(), input, *states)  # type: ignore[no-untyped-call]
+            y, *after = _apply(compute, module, len(calls) - 1, input.dim(), input, *states)
             following = tuple(after) if len(after) > 1 else after[0]
             return following if isinstance(module, Cell) else (y, following)
 
@@ -90,7 +90,7 @@ def _opaque(calls: list[Recurrent]) -> Callable[[Run, Recurrent, Any, States | N
             y, _ = _PAD(result[0].data, packed.batch_sizes, False, 0.0, x.size(0))
             return (y, *states_of(module, result))
 
-        y, *after = _Opaque.apply(compute_packed, module, len(calls) - 1, 3, input.data, *before, lengths)  # type: ignore[no-untyped-call]
+        y, *after = _apply(compute_packed, module, len(calls) - 1, 3, input.data, *before, lengths)
         following = tuple(_permuted(state, input.unsorted_indices) for state in after)
         packed = PackedSequence(y, lengths, input.sorted_indices, input.unsorted_indices)
         return packed, following if len(following) > 1 else following[0]
@@ -145,6 +145,10 @@ class _Opaque(torch.autograd.Function):
         for output in outputs:
             output.setType(x.type().with_sizes([None] * rank))
         return outputs
+
+
+def _apply(compute: Compute, module: Recurrent, call: int, rank: int, *tensors: Tensor) -> list[Tensor]:
+    return list(_Opaque.apply(compute, module, call, rank, *tensors))  # type: ignore[no-untyped-call]
 
 
 def _filled(graph: onnx.GraphProto, calls: list[Recurrent], *, fused: bool) -> onnx.GraphProto:

@@ -67,10 +67,10 @@ def try_axes(model: onnx.ModelProto, pairs: Mapping[str, str], lines: Mapping[st
             continue
         if _agrees(trial, pairs, nodes):
             return trial
-    asked = [f'"{v.name}:{v.dtype}[{",".join(str(size or "?") for size in v.dims)}]"' for v in inputs if v.name not in pairs]
+    asked = [f'"{v.name}:{v.dtype}[{",".join(str(n or "?") for n in v.dims)}]"' for v in inputs if v.name not in pairs]
     raise GraphRefusedError(
         f"cannot tell which axes of the inputs are seq_len and batch{problem}; name them by --example as in "
-        f"{', '.join(asked)} with seq_len, batch or a size for each open axis; fix an input that selects something by --constant"
+        f"{', '.join(asked)} with seq_len, batch or a size for each open axis; fix an input that selects by --constant"
     )
 
 
