@@ -74,7 +74,7 @@ def verify(path: str | Path, module: nn.Module | None = None, example: Any = Non
     Raises VerificationError, ExportError.
     """
     version = open_version(Path(path))
-    with quiet():
+    with quiet(), torch.no_grad():
         return _alone(version) if module is None else _against(version, module, example)
 
 

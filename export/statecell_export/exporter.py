@@ -40,7 +40,7 @@ def export(
     if form not in FORMS:
         raise ExportError(f"form is {form!r}, expected one of {', '.join(FORMS)}")
     check_name(name, version)
-    with quiet():
+    with quiet(), torch.no_grad():
         return _Export(name, Path(out), version, FORMS[form], time.perf_counter()).run(prepared(module), example)
 
 
@@ -77,7 +77,9 @@ class _Export:
                 recipe=recipe.name,
                 form=self.form.name,
                 proof=proof,
-                accuracy=verifier.accuracy(runners, _exact(original, source.found)) if rounded else proof.worst,
+                accuracy=verifier.accuracy(runners, _exact(copy.deepcopy(original).double(), source.found))
+                if rounded
+                else proof.worst,
                 ranges=verifier.ranges(),
                 artifacts={file: describe(folder / file) for file in files},
                 versions=versions(),
@@ -92,8 +94,9 @@ def study(original: nn.Module, arguments: Arguments, name: str, form: Form) -> t
     """What there is to write of a prepared module in a form, and what proves it."""
     module = copy.deepcopy(original)
     form.weights(module)
+    double = copy.deepcopy(module).double()  # before it runs: what it computes then cannot always be copied
     found = probe(module, arguments, name)
-    lifted, exact = Lifted(module, found.plan), _exact(module, found)
+    lifted, exact = Lifted(module, found.plan), _exact(double, found)
     verifier = Verifier(lifted, exact, found.spec, found.leaves, form)
     reason = why_not(module, found, verifier.difference)
     spec = replace(found.spec, streamable=not reason, reason=reason, min_batch=min_batch(module, found.spec))
@@ -103,7 +106,13 @@ def study(original: nn.Module, arguments: Arguments, name: str, form: Form) -> t
 
 def prepared(module: nn.Module) -> nn.Module:
     """A copy in eval mode on the CPU. Raises ModuleRefusedError where it is not float32."""
-    module = copy.deepcopy(module).eval().cpu()
+    try:
+        module = copy.deepcopy(module).eval().cpu()
+    except RuntimeError as error:  # it has run, and holds weights that it computed from others
+        raise ModuleRefusedError(
+            f"{type(module).__name__} cannot be copied: {str(error).split('.')[0]}; make weight_norm and the like permanent, by "
+            "torch.nn.utils.parametrize.remove_parametrizations, or export before it runs"
+        ) from error
     for path, parameter in module.named_parameters():
         if parameter.is_floating_point() and parameter.dtype != torch.float32:
             raise ModuleRefusedError(
@@ -112,9 +121,9 @@ def prepared(module: nn.Module) -> nn.Module:
     return module
 
 
-def _exact(module: nn.Module, found: Probe) -> Lifted | None:
-    """The module lifted and in float64, None where its forward only runs in float32."""
-    exact = Lifted(copy.deepcopy(module).double(), found.plan)
+def _exact(double: nn.Module, found: Probe) -> Lifted | None:
+    """The module in float64, lifted; None where its forward only runs in float32."""
+    exact = Lifted(double, found.plan)
     verifier = Verifier(exact, exact, found.spec, found.leaves, FORMS["float32"])
     try:
         verifier.run(exact, verifier.feed(Case(2, 3, "zero")), double=True)

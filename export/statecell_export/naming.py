@@ -61,7 +61,7 @@ def with_axes(module: nn.Module, arguments: Arguments, first: Observation, gener
         raise ExampleError(
             f"cannot tell which axes of {shapes} are seq_len and batch"
             + (f" ({error})" if error else "")
-            + '; name them, as in example=["x:float32[seq_len,batch,10]"]'
+            + '; name them, as in example=["x:float32[seq_len,batch,10]"], and let forward take its sizes from x'
         )
     return best[0]
 

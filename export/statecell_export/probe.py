@@ -33,6 +33,7 @@ def probe(module: nn.Module, arguments: Arguments, name: str) -> Probe:
     generator = torch.Generator().manual_seed(0)
     first = observe(module, arguments, {leaf.name: leaf.value for leaf in arguments.leaves})
     _same_again(module, arguments, first)
+    _passed_on(module, first)
     arguments = with_lengths(module, arguments, first)
     arguments = with_axes(module, arguments, first, generator)
 
@@ -42,7 +43,7 @@ def probe(module: nn.Module, arguments: Arguments, name: str) -> Probe:
 
     seen = [at(*sizes) for sizes in SIZES]
     if len({len(one.roots) for one in seen}) > 1:
-        raise ModuleRefusedError(_restless(module, seen))
+        raise ModuleRefusedError(_changed(paths(module)[seen[0].roots[0].module]))
     shapes = [_result_shape(seen, place) for place in range(len(seen[0].results))]
     given = _given(arguments, seen[0], at, shapes)
     chains = _chains(module, seen, bool(given))
@@ -94,6 +95,22 @@ def _same_again(module: nn.Module, arguments: Arguments, first: Observation) -> 
                 "numbers (an initial state from torch.randn, dropout without training=self.training) or keeps state in self; "
                 "start from zeros, and take a kept state as an argument and return it"
             )
+
+
+def _passed_on(module: nn.Module, first: Observation) -> None:
+    """A cell that is called again must be given the state that it returned, so that its calls are one recurrence."""
+    cells = [root.module for root in first.roots if isinstance(root.module, Cell)]
+    for number, root in enumerate(first.roots):
+        earlier = root.module in [before.module for before in first.roots[:number]]
+        if earlier and root.module in cells and root.states is not None and any(map(torch.any, root.states)):
+            raise ModuleRefusedError(_changed(paths(module).get(root.module, "?")))
+
+
+def _changed(path: str) -> str:
+    return (
+        f"submodule {path!r}: a loop calls it with another state than it returned; pass its state on unchanged, and apply what "
+        "changes it to the cell's input or output instead"
+    )
 
 
 def _result_shape(seen: list[Observation], place: int) -> Shape | None:
@@ -181,16 +198,6 @@ def _output_names(seen: Observation, places: list[int]) -> list[str]:
     """The keys or fields under which forward returns them; else y, y_1, …"""
     keys = [seen.keys[place] for place in places]
     return keys if all(keys) and len(set(keys)) == len(keys) else ["y" if n == 0 else f"y_{n}" for n in range(len(keys))]
-
-
-def _restless(module: nn.Module, seen: list[Observation]) -> str:
-    counts = ", ".join(f"{len(one.roots)} at {sizes}" for one, sizes in zip(seen, SIZES, strict=True))
-    where = paths(module)
-    name = where.get(seen[0].roots[0].module, "?") if seen[0].roots else "?"
-    return (
-        f"submodule {name!r}: the number of recurrences that forward begins depends on (seq_len, batch): {counts}; a loop must "
-        "pass on the state that the cell returned, unchanged, and begin once"
-    )
 
 
 def _state_input_names(leaves: list[str], seen: Observation) -> dict[str, str]:

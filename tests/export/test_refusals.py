@@ -26,6 +26,24 @@ class TooManyAxes(nn.Module):
         return y
 
 
+class FixedBatch(nn.Module):
+    """A size of the example's in forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(3, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.lstm(x, (torch.zeros(1, 2, 6), torch.zeros(1, 2, 6)))[0]
+        return y
+
+
+def already_run() -> nn.Module:
+    module: nn.Module = torch.nn.utils.parametrizations.weight_norm(nn.LSTM(3, 6), "weight_hh_l0")
+    module(X)
+    return module
+
+
 class PacksAll(Packed):
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         return super().forward(x, torch.full((x.size(0),), x.size(1)))
@@ -41,6 +59,8 @@ class PacksAll(Packed):
         (nn.LSTM(3, 6), "x:float128[seq_len,batch,3]", "has dtype 'float128', expected one of float32"),
         (nn.LSTM(3, 6), "x:float32[time,batch,3]", "has an axis 'time', expected 'batch', 'seq_len' or a size"),
         (nn.LSTM(3, 6), "x:float32[seq_len,batch,7]", "fails on x float32[5, 3, 7]"),
+        (FixedBatch(), X, "Expected hidden[0] size (1, 3, 6), got [1, 2, 6]); name them"),
+        (FixedBatch(), X, "let forward take its sizes from x"),
         (TooManyAxes(), X, 'name them, as in example=["x:float32[seq_len,batch,10]"]'),
     ],
 )
@@ -57,6 +77,7 @@ def test_wrong_example_is_named(tmp_path: Path, module: nn.Module, example: Any,
             nn.LSTM(3, 6).double(),
             "parameter 'weight_ih_l0' is torch.float64, expected torch.float32; call module.float() first",
         ),
+        (already_run(), "ParametrizedLSTM cannot be copied: Only Tensors created explicitly by the user"),
         (PacksAll(), "packs its sequences by lengths that are no argument of it; take lengths as an int64 tensor [batch]"),
     ],
 )

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 States = tuple[Tensor, Tensor]
@@ -96,6 +97,16 @@ class LoopOverCell(nn.Module):
         ys = []
         for x_t in x:
             h, c = self.cell(x_t, (h, c))
+            ys.append(self.head(h))
+        return torch.stack(ys)
+
+
+class ChangedState(LoopOverCell):
+    def forward(self, x: Tensor) -> Tensor:
+        h = c = torch.zeros(x.size(1), 6)
+        ys = []
+        for x_t in x:
+            h, c = self.cell(x_t, (torch.tanh(h), c))
             ys.append(self.head(h))
         return torch.stack(ys)
 
@@ -275,6 +286,7 @@ ZOO = (
     Entry("nn.LSTM, any options", lambda: (nn.LSTM(3, 6, 2, batch_first=True), BATCH_FIRST)),
     Entry("nn.LSTM with proj_size", lambda: (nn.LSTM(3, 6, 2, proj_size=4), X)),
     Entry("nn.LSTM, bidirectional", lambda: (nn.LSTM(3, 6, 2, bidirectional=True), X), streamable=False),
+    Entry("nn.LSTM with weight_norm", lambda: (parametrizations.weight_norm(nn.LSTM(3, 6), "weight_hh_l0"), X)),
     Entry("nn.LSTM without a batch axis", lambda: (nn.LSTM(3, 6), torch.randn(6, 3))),
     Entry("nn.LSTM, h_0 and c_0 given", lambda: (nn.LSTM(3, 6), (X, (torch.zeros(1, 2, 6), torch.zeros(1, 2, 6))))),
     Entry("nn.GRU", lambda: (nn.GRU(3, 6, 2, bias=False), X)),
@@ -305,6 +317,7 @@ ZOO = (
         lambda: (Ponder(), (STEP, (torch.zeros(2, 6), torch.zeros(2, 6)))),
         SCRIPT_ONLY,
     ),
+    Entry("a loop that changes the state between steps", lambda: (ChangedState(), X), REFUSED),
     Entry("state kept in self between calls", lambda: (Remembers(), X), REFUSED),
     Entry("an initial state from torch.randn", lambda: (RandomState(), X), REFUSED),
     Entry("time and batch flattened into one axis", lambda: (Flattened(), X), REFUSED),
