@@ -110,7 +110,7 @@ def prepared(module: nn.Module) -> nn.Module:
         module = copy.deepcopy(module).eval().cpu()
     except RuntimeError as error:  # it has run, and holds weights that it computed from others
         raise ModuleRefusedError(
-            f"{type(module).__name__} cannot be copied: {str(error).split('.')[0]}; make weight_norm and the like permanent, by "
+            f"{type(module).__name__} cannot be copied: {str(error).split('.')[0]}; make weight_norm and the like permanent by "
             "torch.nn.utils.parametrize.remove_parametrizations, or export before it runs"
         ) from error
     for path, parameter in module.named_parameters():
