@@ -70,9 +70,7 @@ def module(
     with explained(), working(f"Exporting {name}"):
         made, given = _made(target, checkpoint, example)
         report = export(made, given, name=name, out=out, version=version, form=form)
-    console.print(summary([report]))
-    for note in report.notes:
-        console.print(f"note: {escape(note)}", soft_wrap=True)
+    show(report)
 
 
 @app.command()
@@ -94,7 +92,7 @@ def adopt(
         report = adopt_file(
             file, name=name, out=out, version=version, states=states, constants=constants, example=example or ()
         )
-    console.print(summary([report]))
+    show(report)
 
 
 @app.command()
@@ -145,13 +143,21 @@ def working(what: str) -> Iterator[None]:
 
 def summary(reports: list[Report]) -> Table:
     """The reports as a table."""
-    table = Table("model", "recipe", "worst error", "allowed", "seconds", "streamable", "digest")
+    table = Table("model", "recipe", "worst error", "its own", "allowed", "seconds", "streamable", "digest")
     for report in reports:
         proof = report.proof
         streamable = "yes" if proof.streamable else f"no: {proof.reason}"
-        errors = (f"{proof.worst_error:.1e}", f"{proof.tolerance:.1e}")
-        table.add_row(str(report.path), report.recipe, *errors, f"{report.seconds:.2f}", escape(streamable), report.digest[:12])
+        errors = (f"{error:.1e}" for error in (proof.worst_error, proof.own_error, proof.tolerance))
+        table.add_row(report.spec.name, report.recipe, *errors, f"{report.seconds:.2f}", escape(streamable), report.digest[:12])
     return table
+
+
+def show(report: Report) -> None:
+    """One report, where it lies, and what is to be known of it."""
+    console.print(summary([report]))
+    console.print(f"written: {escape(str(report.path))}", soft_wrap=True)
+    for note in report.notes:
+        console.print(f"note: {escape(note)}", soft_wrap=True)
 
 
 def proof_table(proof: Proof) -> Table:

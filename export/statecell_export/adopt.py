@@ -168,4 +168,6 @@ def _prove(spec: ModelSpec, model: onnx.ModelProto, adopted: Runner) -> Proof:
         parts = chunks(spec, feed)
         want = adopted(feed) if spec.has_time else chunked(spec, original, parts)
         ledger.check(ONNX, f"in chunks, {case}", chunked(spec, adopted, parts), want, want)
-    return Proof(spec.streamable, spec.reason, "float32, the file as it was", ledger.cases, ledger.worst, ledger.tolerance)
+    return Proof(
+        spec.streamable, spec.reason, "float32, the file as it was", ledger.cases, ledger.worst, ledger.tolerance, ledger.own
+    )

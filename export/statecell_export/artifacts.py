@@ -111,7 +111,9 @@ def _alone(version: Version) -> Proof:
         want = first(feed) if spec.has_time else chunked(spec, first, parts)
         for file, run in runners.items():
             ledger.check(file, f"in chunks, {case}", chunked(spec, run, parts), want, want)
-    return Proof(spec.streamable, spec.reason, f"{version.files[0]} itself", ledger.cases, ledger.worst, ledger.tolerance)
+    return Proof(
+        spec.streamable, spec.reason, f"{version.files[0]} itself", ledger.cases, ledger.worst, ledger.tolerance, ledger.own
+    )
 
 
 def _floor(version: Version) -> float:

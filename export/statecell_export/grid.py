@@ -97,6 +97,7 @@ class Ledger:
     floor: float
     worst: dict[str, dict[str, float]] = field(default_factory=dict)
     tolerance: float = 0.0
+    own: float = 0.0
     cases: int = 0
     _closest: float = 0.0
 
@@ -108,7 +109,9 @@ class Ledger:
                 shapes = f"the shape {list(got[name].shape)}, the module gives {list(reference.shape)}"
                 raise VerificationError(f"{artifact}: {name!r} has {shapes} ({where})")
             error = relative_error(got[name], reference)
-            allowed = 4 * max(self.floor, relative_error(own[name], reference))
+            own_error = relative_error(own[name], reference)
+            self.own = max(self.own, own_error)
+            allowed = 4 * max(self.floor, own_error)
             if not error <= allowed:
                 raise VerificationError(f"{artifact}: {name!r} is off by {error:.2g}, {allowed:.2g} is allowed ({where})")
             errors = self.worst.setdefault(artifact, {})

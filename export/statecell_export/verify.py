@@ -56,6 +56,7 @@ class Verifier:
             ledger.cases,
             {artifact: errors for artifact, errors in ledger.worst.items() if artifact in artifacts},
             ledger.tolerance,
+            ledger.own,
         )
 
     def accuracy(self, artifacts: Mapping[str, Runner], original: Lifted | None) -> dict[str, dict[str, float]]:
