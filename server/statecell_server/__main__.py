@@ -29,6 +29,14 @@ def size(text: str) -> int:
     return int(float(match[1]) * UNITS[match[2].upper()])
 
 
+def save_every(text: str) -> int:
+    """ "every=8" as 8, "every_step" as 1."""
+    match = re.fullmatch(r"every_step|every=(\d+)", text.strip())
+    if match is None:
+        raise typer.BadParameter(f"{text!r} is no durability; write every_step, or every=8 for every 8 steps")
+    return int(match[1] or 1)
+
+
 def _pair(text: str) -> tuple[str, str]:
     name, equals, runtime = text.partition("=")
     if not equals or not name:
@@ -51,6 +59,7 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = DEFAULTS.host,
     port: Annotated[int, typer.Option(help="Port to listen on; 0 for a free one.")] = DEFAULTS.port,
     state_memory: Annotated[str, typer.Option(help="Memory for the states of a model's sessions, such as 512MiB.")] = "1GiB",
+    spill_memory: Annotated[str, typer.Option(help="Memory for the states of idle sessions beyond that.")] = "1GiB",
     session_ttl: Annotated[float, typer.Option(help="Seconds after which an idle session is dropped.")] = DEFAULTS.session_ttl,
     max_batch: Annotated[int, typer.Option(help="Rows that run together at most.")] = DEFAULTS.max_batch,
     max_queue: Annotated[int, typer.Option(help="Steps of a model that may wait.")] = DEFAULTS.max_queue,
@@ -59,6 +68,19 @@ def serve(
     drain_seconds: Annotated[
         float, typer.Option(help="Seconds to finish what is in flight at the end.")
     ] = DEFAULTS.drain_seconds,
+    store: Annotated[
+        str,
+        typer.Option(help="Where durable sessions are kept: valkey://host:port/db (or Redis); memory to try it out."),
+    ] = DEFAULTS.store,
+    durability: Annotated[
+        str, typer.Option(help="every_step: no acknowledged step is ever lost. every=N: a crash may lose up to N-1 of them.")
+    ] = "every_step",
+    store_timeout: Annotated[
+        float, typer.Option(help="Seconds after which the store counts as not answering.")
+    ] = DEFAULTS.store_timeout,
+    poll_models: Annotated[
+        float, typer.Option(help="Seconds between looks for new versions in --models; 0 for none.")
+    ] = DEFAULTS.poll_models,
     runtime: Annotated[
         list[str] | None,
         typer.Option(help="NAME=torchscript to run a model's model.pt though it has a model.onnx; repeatable."),
@@ -100,12 +122,17 @@ def serve(
             host=host,
             port=port,
             state_memory=size(state_memory),
+            spill_memory=size(spill_memory),
             session_ttl=session_ttl,
             max_batch=max_batch,
             max_queue=max_queue,
             max_message=size(max_message),
             threads=threads,
             drain_seconds=drain_seconds,
+            store=store,
+            store_timeout=store_timeout,
+            save_every=save_every(durability),
+            poll_models=poll_models,
             runtimes=dict(_pair(text) for text in runtime or []),
             device=devices.pop("", DEFAULTS.device),
             devices=devices,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from statecell_server.device import Device
 
+STORES = ("valkey://", "valkeys://", "redis://", "rediss://", "unix://")
 RUNTIMES = ("onnxruntime", "torchscript")
 ARENAS = ("auto", "host", "graph")
 VARIANCES = ("auto", "alone", "pad", "share")
@@ -23,12 +24,17 @@ class Config:
     host: str = "127.0.0.1"
     port: int = 50051
     state_memory: int = 1 << 30
+    spill_memory: int = 1 << 30
     session_ttl: float = 3600.0
     max_batch: int = 256
     max_queue: int = 4096
     max_message: int = 64 << 20
     threads: int = 1
     drain_seconds: float = 10.0
+    store: str = ""
+    store_timeout: float = 0.5
+    save_every: int = 1
+    poll_models: float = 0.0
     runtimes: Mapping[str, str] = field(default_factory=dict)  # of models that are not to run in the first they can
     device: Device = field(default_factory=Device)
     devices: Mapping[str, Device] = field(default_factory=dict)  # of models that are not to run on `device`
@@ -41,16 +47,19 @@ class Config:
             raise ConfigError(f"--models {self.models} is not a folder; make one with: statecell-export examples --out models")
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"--port is {self.port}, expected 0 (a free one) to 65535")
-        for option in ("state_memory", "session_ttl", "max_batch", "max_queue", "max_message", "threads"):
+        for option in ("state_memory", "session_ttl", "max_batch", "max_queue", "max_message", "threads", "store_timeout"):
             if getattr(self, option) <= 0:
                 raise ConfigError(f"--{option.replace('_', '-')} is {getattr(self, option)}, expected more than 0")
+        for option in ("spill_memory", "drain_seconds", "poll_models", "device_memory"):
+            if getattr(self, option) < 0:
+                raise ConfigError(f"--{option.replace('_', '-')} is {getattr(self, option)}, expected 0 or more")
+        if self.save_every < 1:
+            raise ConfigError(f"--durability is every={self.save_every}, expected every_step or every=N with N of 1 or more")
+        if self.store and self.store != "memory" and not self.store.startswith(STORES):
+            raise ConfigError(f"--store is {self.store!r}, expected memory or valkey://host:port/db")
         for name, runtime in self.runtimes.items():
             if runtime not in RUNTIMES:
                 raise ConfigError(f"--runtime {name}={runtime}: there is no such runtime, expected {' or '.join(RUNTIMES)}")
         for option, words in (("state_arena", ARENAS), ("batch_variance", VARIANCES)):
             if getattr(self, option) not in words:
                 raise ConfigError(f"--{option.replace('_', '-')} is {getattr(self, option)!r}, expected {' or '.join(words)}")
-        if self.device_memory < 0:
-            raise ConfigError(f"--device-memory is {self.device_memory}, expected 0 (no limit) or more")
-        if self.drain_seconds < 0:
-            raise ConfigError(f"--drain-seconds is {self.drain_seconds}, expected 0 or more")

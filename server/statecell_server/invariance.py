@@ -34,8 +34,11 @@ def decide(runtime: Runtime, policy: str, max_batch: int) -> Sharing:
 
     Where only the number of time steps in a run matters, all runs have one. Where the batch matters, `policy` decides. "alone":
     every step runs by itself. "pad": all runs have `max_batch` rows, for a kernel is chosen by the sizes of a run and not by
-    what is in it; alone, where that does not help. "share": runs are shared as if nothing were the matter.
+    what is in it; alone, where that does not help. "share": runs are shared as if nothing were the matter. "auto": pad on
+    a GPU, where more rows cost next to nothing; alone on the CPU.
     """
+    if policy == "auto":
+        policy = "alone" if runtime.device == "cpu" else "pad"
     least = runtime.spec.min_batch
     seen = measure_variance(runtime, least)
     if not seen:

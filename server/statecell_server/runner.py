@@ -12,16 +12,22 @@ import numpy as np
 from statecell.tensor import Array
 
 from statecell_server.arena import INITIAL_SLOT
+from statecell_server.config import Config
 from statecell_server.errors import InternalError, StatecellError, StepOutOfOrder
 from statecell_server.executor import Executor
 from statecell_server.inputs import InputCheck, Inputs
 from statecell_server.invariance import decide
+from statecell_server.journal import Journal, Stamp
 from statecell_server.runtime import Runtime
 from statecell_server.scheduler import Batch, Scheduler, Step
 from statecell_server.sessions import Reply, Session
+from statecell_server.spill import spill
+from statecell_server.store import StateStore
 
 log = logging.getLogger(__name__)
 
+STORE_BATCHES = 4
+"""Batches whose results may be on their way to the store while others run."""
 INLINE_SECONDS = 400e-6
 """Runs shorter than this are made on the event loop: waking a thread and being woken by it would cost a good part of it."""
 
@@ -33,26 +39,30 @@ class Runner:
     session names yet. That is what makes a failed, cancelled or refused step leave the state as it was.
     """
 
-    def __init__(
-        self, name: str, version: str, runtime: Runtime, *, state_memory: int, max_batch: int, max_queue: int, variance: str
-    ) -> None:
-        """`variance`: what is done where results depend on the batch, see invariance.decide."""
+    def __init__(self, name: str, version: str, runtime: Runtime, config: Config, store: StateStore | None, owner: str) -> None:
+        """`owner`: this server's mark in the records that it writes to the store."""
+        max_batch = config.max_batch
         self.name = name
         self.version = version
         self.spec = runtime.spec
         self.runtime = runtime
         self.check = InputCheck(self.spec)
         self.output_names = [t.name for t in self.spec.outputs]
-        self.sharing = decide(runtime, variance, max_batch)
-        self.arena = runtime.arena(state_memory, max_batch)
-        self.scheduler = Scheduler(self.spec, self.sharing.max_batch, max_queue, self.sharing.run_length)
-        self.rows = 0  # that sessions hold
+        self.sharing = decide(runtime, config.batch_variance, max_batch)
+        self.arena = runtime.arena(config.state_memory, max_batch * (1 if store is None else STORE_BATCHES))
+        stamp = Stamp(name, version, runtime.digest, owner)
+        self.journal = None if store is None else Journal(store, stamp, self.spec, self.arena, config.save_every)
+        self.scheduler = Scheduler(self.spec, self.sharing.max_batch, config.max_queue, self.sharing.run_length)
+        self.sessions: set[Session] = set()
+        self.rows = 0  # that they hold, in the arena or beside it
+        self.capacity = self.arena.budget + config.spill_memory // max(self.arena.row_bytes, 1)
         self.batches: Counter[int] = Counter()  # runs made, by their number of rows
         self._executor = Executor(runtime, self.arena, self.sharing.min_batch)
         self._seconds: dict[tuple[int, int], float] = {}  # what a run of (seq_len, rows) took
         self._work: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._compute, name=f"compute-{name}-{version}", daemon=True)
         self._busy = self._woken = False
+        self._writing: set[asyncio.Task[None]] = set()
 
     @property
     def note(self) -> str:
@@ -101,6 +111,22 @@ class Runner:
         session.slots = [INITIAL_SLOT] * session.batch
         session.loaded = None
 
+    def enter(self, session: Session) -> None:
+        """The session is here from now on."""
+        self.sessions.add(session)
+        self.rows += session.batch
+
+    def leave(self, session: Session, error: StatecellError) -> None:
+        """The session is here no more; `error` tells those who wait for it."""
+        self.abandon(session, error)
+        self.release(session)
+        self.forget(session)
+
+    def forget(self, session: Session) -> None:
+        """It no longer counts."""
+        self.sessions.remove(session)
+        self.rows -= session.batch
+
     def _wake(self) -> None:
         """Launches a batch in the loop's next turn. What else arrives in this one joins it, and others have their turn."""
         if not self._busy and not self._woken:
@@ -128,10 +154,13 @@ class Runner:
 
     def _equip(self, step: Step) -> bool:
         """Gives the step the slots of its next run; False where there is nothing left to run."""
-        loaded = 0 if step.done else sum(session.batch for session in step.sessions if session.loaded is not None)
         if not step.failed:
+            rows = step.inputs.rows
+            needed = rows if step.done else rows + sum(s.batch for s in step.sessions if s.loaded is not None)
+            if self.arena.room < needed:
+                spill(self.arena, self.sessions, needed - self.arena.room)
             try:
-                fresh = self.arena.allocate(step.inputs.rows + loaded)
+                fresh = self.arena.allocate(needed)
             except StatecellError as error:
                 step.errors = dict.fromkeys(range(len(step.sessions)), error)
         if step.failed:
@@ -139,7 +168,7 @@ class Runner:
             self._tell(step)
             return False
         # No run writes to what it reads: one that fails half way can be made again.
-        step.sources, step.slots, spare = step.slots, fresh[: step.inputs.rows], fresh[step.inputs.rows :]
+        step.sources, step.slots, spare = step.slots, fresh[:rows], fresh[rows:]
         if step.done:
             step.spent, step.loads = step.sources, ()
             return True
@@ -182,16 +211,36 @@ class Runner:
         self.scheduler.took(batch, seconds)
 
     def _land(self, batch: Batch) -> None:
-        """The batch has run: commit it and tell those who wait."""
+        """The batch has run: commit it and tell those who wait. What durable sessions did is written first; others go on."""
         self._busy = False
+        due = []
         for step in batch.steps:
             self.arena.free(step.spent)
             step.spent = ()
             if step.remaining and not step.failed and step.waiters:
                 self.scheduler.ran(step)
+            elif self.journal is not None and self.journal.due(step):
+                due.append(step)
             else:
                 self._commit(step)
                 self._tell(step)
+        if due:
+            task = self._loop.create_task(self._write(due))
+            self._writing.add(task)
+            task.add_done_callback(self._writing.discard)
+        self._wake()
+
+    async def _write(self, steps: Sequence[Step]) -> None:
+        assert self.journal is not None, "only a journal finds steps due"
+        try:
+            await self.journal.write(steps)
+        except Exception as error:
+            log.exception("a write of %s failed", self.name)
+            for step in steps:
+                step.errors = dict.fromkeys(range(len(step.sessions)), InternalError(f"the write failed: {error}"))
+        for step in steps:
+            self._commit(step)
+            self._tell(step)
         self._wake()
 
     def _commit(self, step: Step) -> None:
@@ -200,7 +249,8 @@ class Runner:
         freed: list[int] = []
         for position, session in enumerate(step.sessions):
             slots = step.slots[row : row + session.batch]
-            if not step.waiters or position in step.errors:
+            fence = step.fences.get(position)
+            if position in step.errors or not (step.waiters or fence):
                 freed += slots
                 self._doom(session, step)
             else:
@@ -208,6 +258,7 @@ class Runner:
                 session.slots = slots
                 session.loaded = None
                 session.step_index += step.inputs.seq_len
+                session.fence = fence or session.fence
                 session.last = Reply(step.starts[position], step.inputs.seq_len, step.outputs, row) if step.repeatable else None
             row += session.batch
         self.arena.free(freed)
@@ -216,10 +267,13 @@ class Runner:
     @staticmethod
     def _doom(session: Session, step: Step) -> None:
         """The steps that the session has pending behind one that was not applied cannot be applied either."""
+        error = step.errors.get(step.sessions.index(session))
+        passing = error if session.durable and error is not None and error.retry_seconds is not None else None
         for later in session.pending[session.pending.index(step) + 1 :]:
             later.fail(
                 session,
-                StepOutOfOrder(
+                passing
+                or StepOutOfOrder(
                     f"session {session.id} is at step_index {session.step_index}: "
                     f"what came before this step (step_index {later.start_of(session)}) was not applied",
                     session_id=session.id,

@@ -50,13 +50,12 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
 
     @unary
     async def ListModels(self, _: pb.ListModelsRequest) -> pb.ListModelsResponse:
-        engine = self._engine
-        return pb.ListModelsResponse(models=[write_model(r, engine.sessions_of(r)) for r in engine.models])
+        return pb.ListModelsResponse(models=[write_model(runner) for runner in self._engine.models])
 
     @unary
     async def GetModel(self, request: pb.GetModelRequest) -> pb.GetModelResponse:
         runner = self._engine.models.get(request.name, request.version)
-        return pb.GetModelResponse(model=write_model(runner, self._engine.sessions_of(runner)))
+        return pb.GetModelResponse(model=write_model(runner))
 
     @unary
     async def Infer(self, request: pb.InferRequest) -> pb.InferResponse:
@@ -66,7 +65,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     @unary
     async def CreateSession(self, request: pb.CreateSessionRequest) -> pb.CreateSessionResponse:
         snapshot = request.snapshot if request.HasField("snapshot") else None
-        session = self._engine.create(
+        session = await self._engine.create(
             request.model,
             request.version,
             batch=request.batch,
@@ -85,31 +84,35 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
 
     async def StreamSteps(self, _: AsyncIterator[pb.StreamStepsRequest], context: Context) -> None:
         stream = StepStream(self._engine, context)
-        self._streams.add(stream)
-        try:
-            await stream.serve()
-        finally:
-            self._streams.discard(stream)
+        if not self._engine.draining:
+            self._streams.add(stream)
+            try:
+                await stream.serve()
+            finally:
+                self._streams.discard(stream)
         if self._engine.draining:
-            error = Draining("the server is about to stop; what was answered is done, send the rest to another")
+            error = Draining(
+                f"the server is about to stop; it has answered the first {stream.read} messages, send the rest to another",
+                answered=stream.read,
+            )
             await context.abort_with_status(rpc_status.to_status(write_status(error)))
 
     @unary
     async def GetState(self, request: pb.GetStateRequest) -> pb.GetStateResponse:
-        return pb.GetStateResponse(snapshot=write_snapshot(self._engine.snapshot(request.session_id)))
+        return pb.GetStateResponse(snapshot=write_snapshot(await self._engine.snapshot(request.session_id)))
 
     @unary
     async def ForkSession(self, request: pb.ForkSessionRequest) -> pb.ForkSessionResponse:
-        forks = self._engine.fork(request.session_id, request.count)
+        forks = await self._engine.fork(request.session_id, request.count)
         return pb.ForkSessionResponse(sessions=[write_session(fork) for fork in forks])
 
     @unary
     async def ResetSession(self, request: pb.ResetSessionRequest) -> pb.ResetSessionResponse:
-        return pb.ResetSessionResponse(session=write_session(self._engine.reset(request.session_id)))
+        return pb.ResetSessionResponse(session=write_session(await self._engine.reset(request.session_id)))
 
     @unary
     async def DeleteSession(self, request: pb.DeleteSessionRequest) -> pb.DeleteSessionResponse:
-        self._engine.delete(request.session_id)
+        await self._engine.delete(request.session_id)
         return pb.DeleteSessionResponse()
 
     @unary

@@ -33,6 +33,9 @@ CODES: dict[type[StatecellError], int] = {
     errors.QueueFull: code_pb2.RESOURCE_EXHAUSTED,
     errors.StateBudgetExceeded: code_pb2.RESOURCE_EXHAUSTED,
     errors.Draining: code_pb2.UNAVAILABLE,
+    errors.StoreUnavailable: code_pb2.UNAVAILABLE,
+    errors.StoreFull: code_pb2.RESOURCE_EXHAUSTED,
+    errors.SessionContended: code_pb2.ABORTED,
     errors.InternalError: code_pb2.INTERNAL,
 }
 """Every error of errors.py and the google.rpc.Code that it travels with."""
@@ -56,7 +59,7 @@ def write_tensors(arrays: Iterable[tuple[str, Array]]) -> list[tensor_pb2.Tensor
     return [pack(name, array) for name, array in arrays]
 
 
-def write_model(runner: Runner, sessions: int) -> model_pb2.Model:
+def write_model(runner: Runner) -> model_pb2.Model:
     return model_pb2.Model(
         name=runner.name,
         version=runner.version,
@@ -64,7 +67,7 @@ def write_model(runner: Runner, sessions: int) -> model_pb2.Model:
         digest=runner.runtime.digest,
         runtime=runner.runtime.name,
         device=runner.runtime.device,
-        session_count=sessions,
+        session_count=len(runner.sessions),
         batch_invariant=not runner.sharing.variance,
         note=runner.note,
     )

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -153,7 +154,7 @@ def test_on_a_gpu_steps_snapshots_and_forks_are_what_they_are_on_the_cpu(serve: 
             )
             session = caller.create("lstm", 2)
             ys = [caller.step(session, x[:7], 0), *(caller.step(session, x[t : t + 1], t) for t in range(7, 20))]
-            state = caller.state(session)
+            state: dict[str, Any] = dict(caller.state(session))
             fork = caller.stub.ForkSession(pb.ForkSessionRequest(session_id=session)).sessions[0].session_id
             assert np.array_equal(caller.step(fork, x[:1]), caller.step(session, x[:1]))
             again = caller.create("lstm", 2, **state)

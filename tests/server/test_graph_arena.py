@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -19,6 +20,7 @@ from statecell_server.errors import InputRefused, StateBudgetExceeded
 from statecell_server.graph_arena import GraphArena
 from statecell_server.graph_runtime import GraphRuntime
 from statecell_server.runtime import LoadError
+from statecell_server.store import MemoryStore
 from torch import nn
 
 from tests.conftest import Serve
@@ -61,8 +63,8 @@ def without_batch() -> onnx.ModelProto:
     return model
 
 
-@pytest.fixture(scope="session")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module")
+def variety(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("models")
     torch.manual_seed(3)
     x = torch.randn(5, 3, 6)
@@ -98,7 +100,7 @@ async def play(engine: Engine, model: str) -> list[Array]:
     """Everything that a long random schedule shows: outputs, snapshots, forks, sessions set and reset. The same each time."""
     rng, spec = np.random.default_rng(7), engine.models.get(model).spec
     shown: list[Array] = []
-    ids = [engine.create(model, batch=int(rng.choice([1, 1, 2])) if spec.has_batch else 1).id for _ in range(SESSIONS)]
+    ids = [(await engine.create(model, batch=int(rng.choice([1, 1, 2])) if spec.has_batch else 1)).id for _ in range(SESSIONS)]
     for _ in range(ROUNDS):
         chosen = rng.permutation(SESSIONS)[: rng.integers(1, SESSIONS + 1)]
         calls = []
@@ -109,90 +111,90 @@ async def play(engine: Engine, model: str) -> list[Array]:
         for outputs, _ in await asyncio.gather(*calls):
             shown += outputs.values()
         i, what = int(rng.integers(SESSIONS)), rng.random()
-        snapshot = engine.snapshot(ids[i])
+        snapshot = await engine.snapshot(ids[i])
         shown += snapshot.states.values()
         if what < 0.1:
-            engine.reset(ids[i])
+            await engine.reset(ids[i])
         elif what < 0.3:
-            fork = engine.fork(ids[i], 1)[0].id
-            engine.delete(ids[i])
+            fork = (await engine.fork(ids[i], 1))[0].id
+            await engine.delete(ids[i])
             ids[i] = fork
         elif what < 0.5:
-            engine.delete(ids[i])
-            ids[i] = engine.create(model, snapshot=snapshot, checksum=snapshot.checksum()).id
+            await engine.delete(ids[i])
+            ids[i] = (await engine.create(model, snapshot=snapshot, checksum=snapshot.checksum())).id
     return shown
 
 
 @pytest.mark.parametrize("model", ["lstm", "half", "int8", "gru", "rnn", "proj", "pair", "tagger", "alone"])
-async def test_a_random_schedule_shows_the_same_bits_on_the_host_and_in_the_graph(models: Path, model: str) -> None:
+async def test_a_random_schedule_shows_the_same_bits_on_the_host_and_in_the_graph(variety: Path, model: str) -> None:
     seen = []
     for where in ("host", "graph"):
-        engine = Engine(Config(models=models, state_arena=where))
+        engine = Engine(Config(models=variety, state_arena=where))
         assert isinstance(engine.models.get(model).arena, GraphArena) == (where == "graph")
         await engine.start()
         seen.append(await play(engine, model))
         arena = engine.models.get(model).arena
         for session in list(engine.sessions):
-            engine.delete(session.id)
+            await engine.delete(session.id)
         assert arena.used == 0
         await engine.stop()
     assert len(seen[0]) == len(seen[1]) > ROUNDS
     assert all(a.dtype == b.dtype and np.array_equal(a, b) for a, b in zip(*seen, strict=True))
 
 
-async def test_the_arena_grows_under_steps_and_keeps_every_row(models: Path) -> None:
-    engine = Engine(Config(models=models, state_arena="graph", max_batch=64))
+async def test_the_arena_grows_under_steps_and_keeps_every_row(variety: Path) -> None:
+    engine = Engine(Config(models=variety, state_arena="graph", max_batch=64))
     await engine.start()
     rng, spec = np.random.default_rng(0), engine.models.get("lstm").spec
-    first = engine.create("lstm", batch=50)
+    first = await engine.create("lstm", batch=50)
     await engine.step(first.id, drawn(spec, 3, 50, rng), None)
-    before = engine.snapshot(first.id)
-    many = [engine.create("lstm").id for _ in range(1500)]
+    before = await engine.snapshot(first.id)
+    many = [(await engine.create("lstm")).id for _ in range(1500)]
     await asyncio.gather(*(engine.step(i, drawn(spec, 1, 1, rng), None) for i in many))
     assert engine.models.get("lstm").arena.capacity > 1500
-    after = engine.snapshot(first.id)
+    after = await engine.snapshot(first.id)
     assert all(np.array_equal(before.states[n], after.states[n]) for n in before.states)
-    fresh = engine.snapshot(engine.create("lstm").id)
+    fresh = await engine.snapshot((await engine.create("lstm")).id)
     assert not any(fresh.states[n].any() for n in fresh.states), "the initial slot is as it was"
     await engine.stop()
 
 
-async def test_a_refused_input_costs_its_own_session_nothing_and_the_others_nothing(models: Path) -> None:
-    engine = Engine(Config(models=models, state_arena="graph"))
+async def test_a_refused_input_costs_its_own_session_nothing_and_the_others_nothing(variety: Path) -> None:
+    engine = Engine(Config(models=variety, state_arena="graph"))
     await engine.start()
-    good, bad = engine.create("tagger").id, engine.create("tagger").id
+    good, bad = (await engine.create("tagger")).id, (await engine.create("tagger")).id
     x = np.full((1, 70), 4)
     wrong = x.copy()
     wrong[0, 60] = 99  # no such embedding: refused in the step's second run or a later one
     for session in (good, bad):
         await engine.step(session, {"x": x}, None)
-    before = engine.snapshot(bad)
+    before = await engine.snapshot(bad)
     results = await asyncio.gather(
         engine.step(good, {"x": x}, None), engine.step(bad, {"x": wrong}, None), return_exceptions=True
     )
     assert not isinstance(results[0], BaseException)
     assert isinstance(results[1], InputRefused)
-    after = engine.snapshot(bad)
+    after = await engine.snapshot(bad)
     assert after.step_index == 70
     assert all(np.array_equal(before.states[n], after.states[n]) for n in before.states)
-    expected = engine.create("tagger").id
+    expected = (await engine.create("tagger")).id
     for _ in range(2):
         outputs, _ = await engine.step(expected, {"x": x}, None)
     assert np.array_equal(outputs["y"], results[0][0]["y"])
     await engine.stop()
 
 
-async def test_states_are_read_while_other_rows_are_written(models: Path) -> None:
-    engine = Engine(Config(models=models, state_arena="graph"))
+async def test_states_are_read_while_other_rows_are_written(variety: Path) -> None:
+    engine = Engine(Config(models=variety, state_arena="graph"))
     await engine.start()
     rng, spec = np.random.default_rng(1), engine.models.get("lstm").spec
-    still, busy = engine.create("lstm", batch=8).id, engine.create("lstm", batch=100).id
+    still, busy = (await engine.create("lstm", batch=8)).id, (await engine.create("lstm", batch=100)).id
     await engine.step(still, drawn(spec, 2, 8, rng), None)
-    before = engine.snapshot(still)
+    before = await engine.snapshot(still)
     running = asyncio.create_task(engine.step(busy, drawn(spec, 2000, 100, rng), None))
     reads = 0
     while not running.done():
-        now = engine.snapshot(still)
+        now = await engine.snapshot(still)
         assert all(np.array_equal(before.states[n], now.states[n]) for n in before.states)
         reads += 1
         await asyncio.sleep(0)
@@ -200,13 +202,43 @@ async def test_states_are_read_while_other_rows_are_written(models: Path) -> Non
     await engine.stop()
 
 
-def test_over_the_wire_sessions_infer_and_half_precision_are_the_same(serve: Serve, models: Path) -> None:
+async def test_idle_states_spill_and_come_back_and_durable_ones_outlive_their_server(variety: Path) -> None:
+    rng, store = np.random.default_rng(4), MemoryStore(ttl=60)
+    row = 2 * 2 * 20 * 4
+    shown = []
+    for where in ("host", "graph"):
+        config = Config(models=variety, state_arena=where, state_memory=40 * row, max_batch=8)
+        engine = Engine(config, store)
+        await engine.start()
+        spec = engine.models.get("lstm").spec
+        ids = [(await engine.create("lstm", durable=i % 2 == 0)).id for i in range(200)]
+        for _ in range(2):
+            for first in range(0, 200, 8):
+                x = drawn(spec, 3, 8, rng)["x"]
+                calls = [engine.step(ids[first + i], {"x": x[:, i : i + 1]}, None) for i in range(8)]
+                await asyncio.gather(*calls)
+        assert any(s.loaded is not None for s in engine.sessions), "200 rows do not fit into 40"
+        before = [await engine.snapshot(i) for i in ids]
+        await engine.stop()
+        after = Engine(replace(config, state_arena="host"), store)  # another server, that keeps states elsewhere
+        await after.start()
+        for i in range(0, 200, 2):
+            found = await after.snapshot(ids[i])
+            assert found.step_index == 6
+            assert all(np.array_equal(found.states[n], before[i].states[n]) for n in found.states)
+        await after.stop()
+        rng = np.random.default_rng(4)
+        shown.append([snapshot.states["h_0"] for snapshot in before])
+    assert all(np.array_equal(a, b) for a, b in zip(*shown, strict=True))
+
+
+def test_over_the_wire_sessions_infer_and_half_precision_are_the_same(serve: Serve, variety: Path) -> None:
     rng = np.random.default_rng(2)
     x = rng.standard_normal((4, 2, 6)).astype(np.float32)
     seen: list[list[Array]] = []
     for where in ("host", "graph"):
         shown: list[Array] = []
-        with serve("--state-arena", where, models=models) as server:
+        with serve("--state-arena", where, models=variety) as server:
             caller = Caller(server.address)
             for name, dtype in (("lstm", np.float32), ("half", np.float16), ("bidirectional", np.float32)):
                 model = caller.stub.GetModel(pb.GetModelRequest(name=name)).model
@@ -214,7 +246,9 @@ def test_over_the_wire_sessions_infer_and_half_precision_are_the_same(serve: Ser
                 shown += caller.infer(name, x.astype(dtype)).values()
                 if not model.spec.streamable:
                     continue
-                state = {s.input: rng.standard_normal((int(s.shape[0]), 2, 20)).astype(dtype) for s in model.spec.states}
+                state: dict[str, Any] = {
+                    s.input: rng.standard_normal((int(s.shape[0]), 2, 20)).astype(dtype) for s in model.spec.states
+                }
                 session = caller.create(name, 2, **state)
                 rng = np.random.default_rng(3)
                 assert all(np.array_equal(caller.state(session)[n], state[n]) for n in state)
@@ -244,8 +278,8 @@ def test_what_cannot_be_rewritten_is_refused_at_load(tmp_path: Path) -> None:
         GraphRuntime(path)
 
 
-def test_an_arena_that_the_device_has_no_room_for_is_refused_and_the_old_one_stays(models: Path) -> None:
-    arena = GraphRuntime(models / "lstm" / "1" / "model.onnx").arena(1 << 60, 4)
+def test_an_arena_that_the_device_has_no_room_for_is_refused_and_the_old_one_stays(variety: Path) -> None:
+    arena = GraphRuntime(variety / "lstm" / "1" / "model.onnx").arena(1 << 60, 4)
     slots = arena.allocate(2)
     arena.write(slots, [np.ones((2, 2, 20), np.float32)] * 2)
     with pytest.raises(StateBudgetExceeded, match="--state-memory"):
