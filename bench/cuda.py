@@ -43,6 +43,7 @@ from bench.cuda_steps import ArenaStep, CapturedStep, Form, TorchStep, reference
 SHAPES = {"1x128": (1, 128), "1x512": (1, 512), "2x1024": (2, 1024)}
 """num_layers and hidden_size; input_size is hidden_size."""
 BATCHES = {"cuda": (1, 4, 16, 64, 256, 1024, 4096), "cpu": (1, 8, 32)}
+MAY_BE_ABSENT = ("CUDA graph", "torch")
 HALF = "graph arena, float16"
 CHECKED = (8, 16)
 """seq_len and batch of the check."""
@@ -120,6 +121,7 @@ def check(model: Model, report: Report) -> bool:
             y = np.concatenate([form.step(x[t : t + 1]).astype(np.float64) for t in range(CHECKED[0])])
         except Exception as error:  # a form that cannot be had is a finding
             report.absent[f"{model.shape}/{name}"] = f"{type(error).__name__}: {error}"
+            right &= name in MAY_BE_ABSENT
             continue
         worst = report.errors[f"{model.shape}/{name}"] = float(np.abs(y - exact).max())
         right &= worst <= ALLOWED["float16" if name == HALF else "float32"]

@@ -9,7 +9,7 @@ from statecell.spec import SPEC_KEY
 from statecell.tensor import Array
 
 from statecell_server.device import Device
-from statecell_server.ort_session import Binding, Buffer, host, open_session
+from statecell_server.ort_session import Binding, Buffer, host, open_session, strays
 from statecell_server.runtime import LoadError, Plan, RunError, Runtime, Sides, read_spec
 
 
@@ -31,6 +31,7 @@ class OnnxRuntime(Runtime):
             raise LoadError(f"{path} cannot be loaded: {error}") from error
         self.digest = hashlib.sha256(content).hexdigest()
         self.device = str(self._place)
+        self.note = strays(self._ort_session, "CUDAExecutionProvider") if self._place.kind == "cuda" else ""
         self.spec = read_spec(self._ort_session.get_modelmeta().custom_metadata_map.get(SPEC_KEY), path)
         self._check(path)
 

@@ -66,12 +66,23 @@ def open_session(content: bytes, device: Device, *, threads: int = 1, memory: in
         return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     require(device)
     options.use_deterministic_compute = True
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")  # for strays
     providers = [("CUDAExecutionProvider", cuda_options(device, memory)), "CPUExecutionProvider"]
     session = ort.InferenceSession(content, options, providers=providers, enable_fallback=0)
-    session.disable_fallback()
     if session.get_providers()[0] != "CUDAExecutionProvider":
         raise DeviceError(f"{device} cannot be used: ONNX Runtime took {session.get_providers()[0]} and does not say why")
     return session
+
+
+def strays(ort_session: ort.InferenceSession, provider: str) -> str:
+    """Which of the model's nodes run elsewhere than on `provider`, for it has no kernel for them; "" where all run there.
+
+    The session must have been opened with session.record_ep_graph_assignment_info. A few nodes that compute shapes are usual.
+    """
+    placed = [(part.ep_name, node) for part in ort_session.get_provider_graph_assignment_info() for node in part.get_nodes()]
+    away = sorted({node.op_type for name, node in placed if name != provider})
+    count = sum(name != provider for name, _ in placed)
+    return f"{count} of {len(placed)} nodes run on the CPU ({', '.join(away)})" if away else ""
 
 
 def cuda_options(device: Device, memory: int) -> dict[str, str]:

@@ -61,7 +61,7 @@ def _load_anywhere(folder: Path, runtime: str, config: Config) -> Runtime:
         loaded = load(folder, runtime, Device(), config)
         loaded.note = f"--device auto took the CPU: {error}"
     else:
-        loaded.note = f"--device auto took {device}: it works"
+        loaded.note = "; ".join(filter(None, (f"--device auto took {device}: it works", loaded.note)))
     return loaded
 
 

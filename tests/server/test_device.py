@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 from statecell.v1 import inference_pb2 as pb
 from statecell_server import cuda
 from statecell_server.config import Config, ConfigError
 from statecell_server.device import Device
 from statecell_server.onnx_runtime import OnnxRuntime
-from statecell_server.ort_session import DeviceError, cuda_options
+from statecell_server.ort_session import DeviceError, cuda_options, strays
 
 from tests.conftest import Serve
 from tests.server.caller import Caller
@@ -59,6 +60,17 @@ def test_a_gpu_is_told_to_be_exact_and_how_much_it_may_take() -> None:
         "arena_extend_strategy": "kSameAsRequested",
     }
     assert "gpu_mem_limit" not in cuda_options(Device("cuda"), 0)
+
+
+def test_nodes_that_run_elsewhere_than_asked_are_counted_and_named(models: Path) -> None:
+    options = ort.SessionOptions()
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    path = models / "lstm" / "1" / "model.onnx"
+    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    assert strays(session, "CPUExecutionProvider") == ""
+    said = strays(session, "CUDAExecutionProvider")
+    assert "nodes run on the CPU (" in said
+    assert "LSTM" in said
 
 
 def test_the_cpu_build_is_told_from_a_missing_gpu() -> None:
