@@ -6,7 +6,7 @@ import numpy as np
 from statecell.tensor import Array
 
 from statecell_server.arena import StateArena
-from statecell_server.errors import InputRefused, NonFiniteInput
+from statecell_server.errors import InputRefused, NonFiniteInput, StateBudgetExceeded
 from statecell_server.runtime import Plan, RunError, Runtime
 from statecell_server.scheduler import Batch, Step
 
@@ -26,7 +26,7 @@ class Executor:
 
     def run(self, batch: Batch) -> None:
         """Leaves the outputs in the steps and the next states in their slots; what goes wrong for a session, in its errors."""
-        self._arena.reserve(self._arena.capacity)
+        self._reserve(batch)
         for step in batch.steps:
             for slots, states in step.loads:
                 self._arena.write(slots, states)
@@ -38,6 +38,14 @@ class Executor:
                 self._run_one_by_one(step, batch.seq_len)
         for step in batch.steps:
             step.done += batch.seq_len
+
+    def _reserve(self, batch: Batch) -> None:
+        """Raises StateBudgetExceeded."""
+        try:
+            self._arena.reserve(self._arena.capacity)
+        except StateBudgetExceeded:
+            # There is less than --state-memory promises; what this batch needs may be there all the same.
+            self._arena.reserve(1 + max(slot for step in batch.steps for slot in (*step.slots, *step.spent)))
 
     def _run_one_by_one(self, step: Step, seq_len: int) -> None:
         row = 0

@@ -184,6 +184,25 @@ async def test_a_refused_input_costs_its_own_session_nothing_and_the_others_noth
     await engine.stop()
 
 
+async def test_on_a_device_that_is_full_steps_that_find_room_go_on(variety: Path) -> None:
+    engine = Engine(Config(models=variety, state_arena="graph"))
+    await engine.start()
+    rng, arena = np.random.default_rng(1), engine.models.get("lstm").arena
+    assert isinstance(arena, GraphArena)
+    spec, session = engine.models.get("lstm").spec, (await engine.create("lstm")).id
+    await engine.step(session, drawn(spec, 3, 1, rng), None)
+    arena.capacity = 1 << 40  # more than there can be: as if a model beside it had taken the rest
+    await engine.step(session, drawn(spec, 70, 1, rng), None)
+    before = await engine.snapshot(session)
+    arena._free.append(1 << 39)  # the next slot that is given out
+    with pytest.raises(StateBudgetExceeded, match="--state-memory"):
+        await engine.step(session, drawn(spec, 1, 1, rng), None)
+    after = await engine.snapshot(session)
+    assert after.step_index == before.step_index == 73
+    assert all(np.array_equal(before.states[n], after.states[n]) for n in before.states)
+    await engine.stop()
+
+
 async def test_states_are_read_while_other_rows_are_written(variety: Path) -> None:
     engine = Engine(Config(models=variety, state_arena="graph"))
     await engine.start()
