@@ -226,7 +226,7 @@ async def test_a_full_server_lets_go_of_idle_durable_sessions_and_loads_them_aga
 async def test_a_draining_server_sends_durable_sessions_to_another(pair: Pair) -> None:
     a, b, _ = pair
     session = await a.create("lstm", durable=True)
-    a.draining = True
+    await a.drain()
     with pytest.raises(Draining):
         await step(a, session.id, 0)
     with pytest.raises(Draining):
