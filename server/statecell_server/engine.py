@@ -85,7 +85,7 @@ class Engine:
     async def _poll(self) -> None:
         while True:
             await asyncio.sleep(self._config.poll_models)
-            if await self.models.refresh(lambda r: bool(r.scheduler.waiting or self.sessions_of(r))):
+            if await self.models.refresh(lambda r: bool(r.scheduler.waiting or r.sessions)):
                 self._changed()
 
     def _save(self, sessions: Iterable[Session]) -> "list[asyncio.Task[None]]":
@@ -100,10 +100,6 @@ class Engine:
     def runner(self, session: Session) -> Runner:
         """Where the session's steps are run."""
         return self.models.get(session.model, session.version)
-
-    def sessions_of(self, runner: Runner) -> int:
-        """How many are open on this version."""
-        return sum(s.model == runner.name and s.version == runner.version for s in self.sessions)
 
     # Steps
 
@@ -211,26 +207,26 @@ class Engine:
                 runner.release(session)
                 if self.sessions.known(session.id) is session:
                     self.sessions.remove(session)
-                    runner.rows -= session.batch
+                    runner.forget(session)
             raise
 
     def _enter(self, session: Session, runner: Runner) -> Session:
         if self.draining:
             raise Draining("the server is about to stop and takes no new sessions")
-        excess = runner.rows + session.batch - runner.arena.budget
+        excess = runner.rows + session.batch - runner.capacity
         if excess > 0 and not self._make_room(runner, excess):
             raise StateBudgetExceeded(
-                f"{runner.rows} rows of state are held, {session.batch} more would exceed the {runner.arena.budget} that fit "
-                "into --state-memory",
+                f"{runner.rows} rows of state are held, {session.batch} more would exceed the {runner.capacity} that fit "
+                "into --state-memory and --spill-memory",
                 model=runner.name,
             )
-        runner.rows += session.batch
+        runner.enter(session)
         self.sessions.add(session)
         return session
 
     def _make_room(self, runner: Runner, rows: int) -> bool:
         """Lets go of idle durable sessions, the longest idle first: their next step loads them from the store."""
-        idle = [s for s in self.sessions if s.durable and s.fence and not (s.ahead or s.pending) and self.runner(s) is runner]
+        idle = [s for s in runner.sessions if s.durable and s.fence and not (s.ahead or s.pending)]
         if sum(s.batch for s in idle) < rows:
             return False
         for session in sorted(idle, key=lambda s: s.used):
