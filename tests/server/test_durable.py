@@ -214,7 +214,7 @@ async def test_sessions_expire_in_the_store_too(models: Path) -> None:
 
 
 async def test_a_full_server_lets_go_of_idle_durable_sessions_and_loads_them_again(models: Path) -> None:
-    async with engines(models, MemoryStore(ttl=60), 1, state_memory=4 * 320) as (engine,):  # room for four
+    async with engines(models, MemoryStore(ttl=60), 1, state_memory=4 * 320, spill_memory=0) as (engine,):  # room for four
         sessions = [await engine.create("lstm", durable=True) for _ in range(9)]
         assert len(engine.sessions) == 4
         want = await expected(engine, 2)
