@@ -75,11 +75,11 @@ Session Client::attach(const std::string& session_id, bool durable) {
     Route route = connection_->next_route();
     try {
       const Snapshot snapshot = read(connection_->call(&Stub::GetState, request, route, session_id).snapshot());
-      std::vector<Model> known = models();
-      const auto ours = std::find_if(known.rbegin(), known.rend(), [&](const Model& model) {
-        return model.name == snapshot.model && model.digest == snapshot.digest;
+      const v1::ListModelsResponse listed = connection_->call(&Stub::ListModels, v1::ListModelsRequest(), route);
+      const auto ours = std::find_if(listed.models().rbegin(), listed.models().rend(), [&](const v1::Model& model) {
+        return model.name() == snapshot.model && model.digest() == snapshot.digest;
       });
-      if (ours == known.rend()) {
+      if (ours == listed.models().rend()) {
         throw ModelNotFound("session " + session_id + " is of a '" + snapshot.model + "' that the server does not list any more");
       }
       SessionInfo info;
@@ -87,7 +87,7 @@ Session Client::attach(const std::string& session_id, bool durable) {
       info.batch = snapshot.batch;
       info.step_index = snapshot.step_index;
       info.durable = durable;
-      return Session(std::make_shared<SessionCore>(connection_, route.of_session(durable), std::move(*ours), info));
+      return Session(std::make_shared<SessionCore>(connection_, route.of_session(durable), read(*ours), info));
     } catch (const SessionGone&) {
       if (left == 1) throw;
     }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <random>
 #include <stdexcept>
+#include <thread>
 
 #include "text.h"
 #include "wire.h"
@@ -51,14 +52,21 @@ Route Connection::next_route() {
   return {&addresses_, index_};
 }
 
-Stub& Connection::stub(const std::string& address) {
+Connection::Endpoint& Connection::endpoint(const std::string& address) {
   const std::lock_guard lock(mutex_);
-  std::unique_ptr<Stub>& stub = stubs_[address];
-  if (!stub) {
-    const auto channel = grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), channel_arguments(retry_.silence));
-    stub = v1::InferenceService::NewStub(channel);
+  Endpoint& endpoint = endpoints_[address];
+  if (!endpoint.stub) {
+    endpoint.channel = grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), channel_arguments(retry_.silence));
+    endpoint.stub = v1::InferenceService::NewStub(endpoint.channel);
   }
-  return *stub;
+  return endpoint;
+}
+
+void Connection::wait(const std::string& address, std::chrono::milliseconds pause) {
+  const auto until = std::chrono::system_clock::now() + pause;
+  // Not only a sleep: without its event engine gRPC connects only while some thread is in it.
+  endpoint(address).channel->WaitForConnected(until);
+  std::this_thread::sleep_until(until);
 }
 
 void Connection::add_headers(grpc::ClientContext& context, const std::string& session_id) {

@@ -3,11 +3,11 @@
 
 #include <grpcpp/grpcpp.h>
 
+#include <atomic>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "retry.h"
@@ -61,11 +61,11 @@ class Connection {
         if (!dynamic_cast<ServerUnreachable*>(&error)) reached_ = true;
         pause = attempts.failed(error);
       }
-      std::this_thread::sleep_for(pause);
+      wait(route.address(), pause);
     }
   }
 
-  Stub& stub(const std::string& address);
+  Stub& stub(const std::string& address) { return *endpoint(address).stub; }
   // Balancers may keep a session on its replica by the header x-session-id; that is faster, not needed.
   static void add_headers(grpc::ClientContext& context, const std::string& session_id);
 
@@ -73,14 +73,23 @@ class Connection {
   Model known(const std::string& name, const std::string& version);
 
  private:
+  struct Endpoint {
+    std::shared_ptr<grpc::Channel> channel;
+    std::unique_ptr<Stub> stub;
+  };
+
   Route current_route();
+  // The channel to an address, made when it is first needed.
+  Endpoint& endpoint(const std::string& address);
+  // Waits before the next attempt at that address.
+  void wait(const std::string& address, std::chrono::milliseconds pause);
 
   const std::vector<std::string> addresses_;
   const Retry retry_;
   std::atomic<bool> reached_{false};
   std::mutex mutex_;
   std::size_t index_;
-  std::map<std::string, std::unique_ptr<Stub>> stubs_;
+  std::map<std::string, Endpoint> endpoints_;
   std::map<std::pair<std::string, std::string>, Model> models_;
 };
 

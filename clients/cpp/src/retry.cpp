@@ -22,7 +22,9 @@ void Route::move_on(const StatecellError& error) {
 std::chrono::milliseconds Attempts::failed(StatecellError& error) {
   settled_ = settled_ && error.settled();
   if (!settled_) error.unsettle();
+  if (last_ && dynamic_cast<DeadlineExceeded*>(&error)) rethrow_last();
   if (!error.may_pass()) throw;
+  last_ = std::current_exception();
   ++failures_;
   const bool everywhere = failures_ >= static_cast<int>(route_.addresses->size());
   if (!reached_ && everywhere && dynamic_cast<ServerUnreachable*>(&error)) throw;
@@ -32,6 +34,15 @@ std::chrono::milliseconds Attempts::failed(StatecellError& error) {
   const std::chrono::milliseconds wait = at_once ? std::chrono::milliseconds(0) : pause(error);
   if (Clock::now() + wait >= deadline_) throw;
   return wait;
+}
+
+void Attempts::rethrow_last() {
+  try {
+    std::rethrow_exception(last_);
+  } catch (StatecellError& error) {
+    error.unsettle();
+    throw;
+  }
 }
 
 std::chrono::milliseconds Attempts::pause(const StatecellError& error) const {

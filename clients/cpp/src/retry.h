@@ -2,6 +2,7 @@
 #pragma once
 
 #include <chrono>
+#include <exception>
 #include <string>
 #include <vector>
 
@@ -40,6 +41,8 @@ class Attempts {
   std::chrono::milliseconds failed(StatecellError& error);
 
  private:
+  // When the time runs out in the middle of an attempt, what the time went on is said.
+  [[noreturn]] void rethrow_last();
   std::chrono::milliseconds pause(const StatecellError& error) const;
 
   Route& route_;
@@ -48,6 +51,7 @@ class Attempts {
   Clock::time_point deadline_;
   int failures_ = 0;
   bool settled_ = true;
+  std::exception_ptr last_;
 };
 
 }  // namespace statecell

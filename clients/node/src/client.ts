@@ -111,7 +111,8 @@ export class Client {
    */
   async attach(sessionId: string, { durable = false } = {}): Promise<Session> {
     const { route, snapshot } = await this.#find(sessionId);
-    const model = (await this.models()).findLast(({ name, digest }) => name === snapshot.model && digest === snapshot.digest);
+    const { models } = await this.#connection.call('ListModels', {}, { route });
+    const model = models.findLast(({ name, digest }) => name === snapshot.model && digest === snapshot.digest);
     if (!model) throw new ModelNotFound(`session ${sessionId} is of a '${snapshot.model}' that the server does not list any more`);
     const { batch, stepIndex } = snapshot;
     return new Session(this.#connection, route.ofSession(durable), model, { sessionId, batch, stepIndex, durable });

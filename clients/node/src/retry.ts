@@ -1,6 +1,6 @@
 /** When a call is sent again, where to, and after how long. */
 import { status } from '@grpc/grpc-js';
-import { ServerUnreachable, type StatecellError } from './errors.js';
+import { DeadlineExceeded, ServerUnreachable, type StatecellError } from './errors.js';
 
 /**
  * Calls that may pass when repeated are, until `timeoutMs` after they were first sent.
@@ -54,6 +54,7 @@ export class Attempts {
   readonly #until: number;
   #failures = 0;
   #settled = true;
+  #last: StatecellError | undefined;
 
   constructor(
     readonly route: Route,
@@ -73,7 +74,12 @@ export class Attempts {
   /** Milliseconds to wait before the next attempt, at `route.address`; throws the error where there is to be none. */
   failed(error: StatecellError): number {
     this.#settled = error.settled = this.#settled && error.settled;
+    if (this.#last && error instanceof DeadlineExceeded) {
+      this.#last.settled = false;
+      throw this.#last; // the time ran out in the middle of an attempt: what it went on is said
+    }
     if (!error.mayPass) throw error;
+    this.#last = error;
     this.#failures++;
     const { addresses, address } = this.route;
     const everywhere = this.#failures >= addresses.length;
