@@ -6,10 +6,7 @@
 
 namespace statecell {
 
-Client::Client(const std::string& address, Retry retry) : Client(std::vector<std::string>{address}, retry) {}
-
-Client::Client(std::vector<std::string> addresses, Retry retry)
-    : connection_(std::make_shared<Connection>(std::move(addresses), retry)) {}
+Client::Client(Addresses addresses, Retry retry) : connection_(std::make_shared<Connection>(std::move(addresses), retry)) {}
 
 std::vector<Model> Client::models() {
   const v1::ListModelsResponse reply = connection_->call(&Stub::ListModels, v1::ListModelsRequest());

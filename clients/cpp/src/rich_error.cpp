@@ -30,6 +30,10 @@ const std::map<std::string, Raise> kByReason = {
     {"SNAPSHOT_MISMATCH", raise_as<SnapshotMismatch>},
     {"QUEUE_FULL", raise_as<QueueFull>},
     {"STATE_BUDGET_EXCEEDED", raise_as<StateBudgetExceeded>},
+    {"STORE_UNAVAILABLE", raise_as<StoreUnavailable>},
+    {"STORE_FULL", raise_as<StoreFull>},
+    {"SESSION_CONTENDED", raise_as<SessionContended>},
+    {"SESSION_EXISTS", raise_as<SessionExists>},
     {"DRAINING", raise_as<Draining>},
     {"UNAVAILABLE", raise_as<ServerUnreachable>},
     {"INTERNAL", raise_as<InternalError>},
@@ -37,6 +41,9 @@ const std::map<std::string, Raise> kByReason = {
 };
 
 [[noreturn]] void raise(const std::string& message, ErrorDetails details) {
+  const auto applied = details.metadata.find("applied");
+  // The server itself may not know whether its store has the step.
+  if (applied != details.metadata.end() && applied->second == "unknown") details.settled = false;
   const auto found = kByReason.find(details.reason);
   if (found != kByReason.end()) found->second(message, details);
   throw StatecellError(message, std::move(details));

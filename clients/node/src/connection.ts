@@ -1,7 +1,8 @@
 /** Calls over one or several addresses. */
 import { setTimeout as pause } from 'node:timers/promises';
-import { type ChannelOptions, Client, type ClientDuplexStream, credentials, Metadata, type requestCallback } from '@grpc/grpc-js';
+import { type ClientDuplexStream, Metadata, type requestCallback } from '@grpc/grpc-js';
 import type { MethodDefinition } from '@grpc/proto-loader';
+import { Endpoint } from './endpoint.js';
 import { fromServiceError, ServerUnreachable, StatecellError } from './errors.js';
 import type { InferenceServiceDefinition } from './generated/statecell/v1/InferenceService.js';
 import type { StreamStepsRequestInput } from './generated/statecell/v1/StreamStepsRequest.js';
@@ -15,22 +16,6 @@ type Request<R extends Unary> = Parameters<Rpcs[R]['requestSerialize']>[0];
 type Response<R extends Unary> = ReturnType<Rpcs[R]['responseDeserialize']>;
 export type Duplex = ClientDuplexStream<StreamStepsRequestInput, StreamStepsResponse>;
 
-function channelOptions(silenceMs: number): ChannelOptions {
-  return {
-    'grpc.max_receive_message_length': -1,
-    'grpc.max_send_message_length': -1,
-    'grpc.keepalive_time_ms': Math.floor((silenceMs * 2) / 3),
-    'grpc.keepalive_timeout_ms': Math.floor(silenceMs / 3),
-    // A server that comes back is found within a second, not within gRPC's two minutes.
-    'grpc.initial_reconnect_backoff_ms': 50,
-    'grpc.max_reconnect_backoff_ms': 1000,
-    // Retries are this package's: gRPC's own would not move on to another address.
-    'grpc.enable_retries': 0,
-    // Clients of one process do not share a connection: servers balance connections.
-    'grpc.use_local_subchannel_pool': 1,
-  };
-}
-
 export interface CallOptions {
   route?: Route;
   sessionId?: string;
@@ -40,7 +25,7 @@ export interface CallOptions {
 export class Connection {
   readonly #route: Route;
   readonly #retry: Retry;
-  readonly #clients = new Map<string, Client>();
+  readonly #endpoints = new Map<string, Endpoint>();
   #reached = false;
 
   constructor(addresses: string | readonly string[], retry: Retry) {
@@ -85,29 +70,29 @@ export class Connection {
     }
   }
 
-  openStream(address: string, sessionId: string): Duplex {
+  async openStream(address: string, sessionId: string): Promise<Duplex> {
     const { path, requestSerialize, responseDeserialize } = service.StreamSteps;
-    return this.#client(address).makeBidiStreamRequest(path, requestSerialize, responseDeserialize, headers(sessionId));
+    const client = await this.#endpoint(address).connected();
+    return client.makeBidiStreamRequest(path, requestSerialize, responseDeserialize, headers(sessionId));
   }
 
   close(): void {
-    for (const client of this.#clients.values()) client.close();
+    for (const endpoint of this.#endpoints.values()) endpoint.close();
   }
 
-  #client(address: string): Client {
-    const options = channelOptions(this.#retry.silenceMs);
-    const client = this.#clients.get(address) ?? new Client(address, credentials.createInsecure(), options);
-    this.#clients.set(address, client);
-    return client;
+  #endpoint(address: string): Endpoint {
+    const endpoint = this.#endpoints.get(address) ?? new Endpoint(address, this.#retry.silenceMs);
+    this.#endpoints.set(address, endpoint);
+    return endpoint;
   }
 
-  #once<R extends Unary>(address: string, rpc: R, request: Request<R>, deadline: number, id?: string): Promise<Response<R>> {
+  async #once<R extends Unary>(address: string, rpc: R, request: Request<R>, deadline: number, id?: string): Promise<Response<R>> {
     const method = service[rpc] as unknown as MethodDefinition<Request<R>, Response<R>>;
     const { path, requestSerialize, responseDeserialize } = method;
+    const client = await this.#endpoint(address).connected();
     return new Promise((resolve, reject) => {
       const answer: requestCallback<Response<R>> = (error, reply) =>
         error ? reject(fromServiceError(error, address)) : resolve(reply as Response<R>);
-      const client = this.#client(address);
       client.makeUnaryRequest(path, requestSerialize, responseDeserialize, request, headers(id), { deadline }, answer);
     });
   }

@@ -102,6 +102,18 @@ export class QueueFull extends StatecellError {}
 /** Nobody's fault: the server's memory for states is taken. Close sessions, or give the server more. */
 export class StateBudgetExceeded extends StatecellError {}
 
+/** The store's fault: it did not answer, and did so until the client gave up. The same step may be sent again. */
+export class StoreUnavailable extends StatecellError {}
+
+/** The operator's fault: the store has no room for the state of a durable session. */
+export class StoreFull extends StatecellError {}
+
+/** Two servers are stepping the session, and this one lost the race until the client gave up. */
+export class SessionContended extends StatecellError {}
+
+/** The caller's fault: there is a live session of that id. */
+export class SessionExists extends StatecellError {}
+
 /** Nobody's fault: the server is about to stop. Name more than one address and another one serves. */
 export class Draining extends StatecellError {}
 
@@ -133,6 +145,10 @@ const BY_REASON: Record<string, typeof StatecellError> = {
   SNAPSHOT_MISMATCH: SnapshotMismatch,
   QUEUE_FULL: QueueFull,
   STATE_BUDGET_EXCEEDED: StateBudgetExceeded,
+  STORE_UNAVAILABLE: StoreUnavailable,
+  STORE_FULL: StoreFull,
+  SESSION_CONTENDED: SessionContended,
+  SESSION_EXISTS: SessionExists,
   DRAINING: Draining,
   UNAVAILABLE: ServerUnreachable,
   INTERNAL: InternalError,
@@ -175,7 +191,8 @@ function build(
   delay: Duration | null | undefined,
 ): StatecellError {
   const retryMs = delay ? delay.seconds * 1e3 + delay.nanos / 1e6 : undefined;
-  return new (BY_REASON[reason] ?? StatecellError)(message || reason, { reason, code, metadata, retryMs });
+  const settled = metadata.applied !== 'unknown'; // the server itself may not know whether its store has the step
+  return new (BY_REASON[reason] ?? StatecellError)(message || reason, { reason, code, metadata, retryMs, settled });
 }
 
 function detail(error: ServiceError, type: string): Buffer | undefined {

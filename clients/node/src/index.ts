@@ -19,7 +19,9 @@ export {
   NotStreamable,
   QueueFull,
   ServerUnreachable,
+  SessionContended,
   SessionEvicted,
+  SessionExists,
   SessionExpired,
   SessionGone,
   SessionLost,
@@ -31,6 +33,8 @@ export {
   StepInFlight,
   StepOutOfOrder,
   StepUnsettled,
+  StoreFull,
+  StoreUnavailable,
 } from './errors.js';
 export type { Named, Tensors } from './layout.js';
 export type { Retry } from './retry.js';

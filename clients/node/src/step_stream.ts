@@ -35,7 +35,7 @@ export class StepStream {
 
   async #attempt(request: StreamStepsRequestInput): Promise<StreamStepsResponse> {
     const { address } = this.route;
-    this.#exchange ??= new Exchange(this.connection.openStream(address, this.sessionId), address);
+    this.#exchange ??= new Exchange(await this.connection.openStream(address, this.sessionId), address);
     let reply: StreamStepsResponse;
     try {
       reply = await this.#exchange.send(request);

@@ -1,5 +1,6 @@
 """Clients of other languages whose connections break: every step is applied once and the caller sees a delay at most."""
 
+import socket
 import threading
 import time
 from typing import Any
@@ -20,9 +21,7 @@ def undisturbed(address: str) -> Array:
         return np.stack(list(session.stream(XS)))
 
 
-def test_a_step_whose_reply_is_lost_is_applied_once(
-    shaky: Driver, proxy: Proxy, client: Client, undisturbed: Array
-) -> None:
+def test_a_step_whose_reply_is_lost_is_applied_once(shaky: Driver, proxy: Proxy, client: Client, undisturbed: Array) -> None:
     shaky.session("a", "lstm")
     for t, x in enumerate(XS[:12]):
         if t % 3 == 1:
@@ -95,6 +94,14 @@ def test_another_address_serves_where_one_is_down(unconnected: Driver, address: 
     for name in "abcd":
         unconnected.session(name, "lstm")
         unconnected.step(name, XS[0])
+
+
+def test_another_address_serves_where_one_takes_connections_and_says_nothing(unconnected: Driver, address: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        unconnected.connect(f"127.0.0.1:{mute.getsockname()[1]}", address, timeout=20, silence=1)
+        for name in "abc":
+            unconnected.session(name, "lstm")
+            unconnected.step(name, XS[0])
 
 
 def _move(driver: Driver, proxies: tuple[Proxy, Proxy], answers: Any, undisturbed: Array) -> None:

@@ -1,5 +1,7 @@
 """What a session gives through the clients of other languages: bit for bit what it gives through Python's."""
 
+import os
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import torch
 from statecell_client import Client, Snapshot
 from torch import nn
 
-from tests.clients.languages.conftest import Language
+from tests.clients.languages.conftest import Language, documented
 from tests.clients.languages.driver import Driver
 
 XS = np.random.default_rng(0).standard_normal((600, 10)).astype(np.float32)
@@ -124,7 +126,7 @@ def test_infer_takes_states_and_gives_them(driver: Driver, client: Client) -> No
     without = driver.infer("lstm", x=x)
     for name, array in client.infer("lstm", x=x).items():
         same(without[name], array)
-    given = {"x": x, "h_0": without["h_n"], "c_0": without["c_n"]}
+    given: dict[str, Any] = {"x": x, "h_0": without["h_n"], "c_0": without["c_n"]}
     for name, array in client.infer("lstm", **given).items():
         same(driver.infer("lstm", **given)[name], array)
 
@@ -142,3 +144,14 @@ def test_the_example_streams(language: Language, address: str) -> None:
     assert out.splitlines()[0].startswith("step 1: y[0] = ")
     assert out.splitlines()[-1] == "h_0 has 40 numbers"
     assert len(out.splitlines()) == 6
+
+
+def test_the_documented_example_gives_what_the_documented_python_gives(
+    language: Language, address: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    environment = {**os.environ, "ADDRESS": address}
+    run = subprocess.run(language.documented, env=environment, capture_output=True, text=True, timeout=30, check=True)
+    exec(documented("python", repr(address)), {})
+    got, expected = (re.findall(r"-?\d+\.\d+", out) for out in (run.stdout, capsys.readouterr().out))
+    assert len(got) == 6
+    np.testing.assert_allclose(np.array(got, float), np.array(expected, float), atol=1e-5)

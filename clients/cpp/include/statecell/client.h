@@ -6,6 +6,7 @@
 #pragma once
 
 #include <chrono>
+#include <initializer_list>
 #include <memory>
 #include <optional>
 #include <string>
@@ -43,6 +44,14 @@ struct SessionOptions {
   bool durable = false;
 };
 
+// "host:port", or several: {"one:50051", "two:50051"}.
+struct Addresses : std::vector<std::string> {
+  Addresses(const char* one) : std::vector<std::string>{one} {}
+  Addresses(const std::string& one) : std::vector<std::string>{one} {}
+  Addresses(std::initializer_list<std::string> several) : std::vector<std::string>(several) {}
+  Addresses(std::vector<std::string> several) : std::vector<std::string>(std::move(several)) {}
+};
+
 class Connection;
 
 // Calls a statecell server, or several replicas that share a store.
@@ -52,9 +61,8 @@ class Connection;
 // ServerUnreachable comes at once.
 class Client {
  public:
-  // "host:port". Throws std::invalid_argument where an address or `retry` cannot be meant.
-  explicit Client(const std::string& address, Retry retry = {});
-  explicit Client(std::vector<std::string> addresses, Retry retry = {});
+  // Throws std::invalid_argument where an address or `retry` cannot be meant.
+  explicit Client(Addresses addresses, Retry retry = {});
 
   // What the server has, every version.
   std::vector<Model> models();

@@ -110,6 +110,18 @@ STATECELL_ERROR(QueueFull, StatecellError, "QUEUE_FULL");
 // Nobody's fault: the server's memory for states is taken. Close sessions, or give the server more.
 STATECELL_ERROR(StateBudgetExceeded, StatecellError, "STATE_BUDGET_EXCEEDED");
 
+// The store's fault: it did not answer, and did so until the client gave up. The same step may be sent again.
+STATECELL_ERROR(StoreUnavailable, StatecellError, "STORE_UNAVAILABLE");
+
+// The operator's fault: the store has no room for the state of a durable session.
+STATECELL_ERROR(StoreFull, StatecellError, "STORE_FULL");
+
+// Two servers are stepping the session, and this one lost the race until the client gave up.
+STATECELL_ERROR(SessionContended, StatecellError, "SESSION_CONTENDED");
+
+// The caller's fault: there is a live session of that id.
+STATECELL_ERROR(SessionExists, StatecellError, "SESSION_EXISTS");
+
 // Nobody's fault: the server is about to stop. Name more than one address and another one serves.
 STATECELL_ERROR(Draining, StatecellError, "DRAINING");
 
