@@ -53,12 +53,10 @@ def node() -> Language:
     need("node", "npm")
     root = CLIENTS / "node"
     make(["npm", "ci", "--no-audit", "--no-fund"], ["npm", "run", "build"], cwd=root)
-    example = root / "dist" / "documented.mjs"  # where the package's own name is known
-    example.write_text(documented("node", "[process.env.ADDRESS]"))
     return Language(
         ["node", str(HERE / "node" / "driver.mjs")],
         ["node", str(root / "examples" / "stream.mjs")],
-        ["node", str(example)],
+        ["node", "--input-type=module", "--eval", documented("node", "[process.env.ADDRESS]")],
     )
 
 

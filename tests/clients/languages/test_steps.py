@@ -12,7 +12,7 @@ import torch
 from statecell_client import Client, Snapshot
 from torch import nn
 
-from tests.clients.languages.conftest import Language, documented
+from tests.clients.languages.conftest import CLIENTS, Language, documented
 from tests.clients.languages.driver import Driver
 
 XS = np.random.default_rng(0).standard_normal((600, 10)).astype(np.float32)
@@ -150,7 +150,10 @@ def test_the_documented_example_gives_what_the_documented_python_gives(
     language: Language, address: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     environment = {**os.environ, "ADDRESS": address}
-    run = subprocess.run(language.documented, env=environment, capture_output=True, text=True, timeout=30, check=True)
+    package = CLIENTS / "node"  # within which its own name is known
+    run = subprocess.run(
+        language.documented, env=environment, cwd=package, capture_output=True, text=True, timeout=30, check=True
+    )
     exec(documented("python", repr(address)), {})
     got, expected = (re.findall(r"-?\d+\.\d+", out) for out in (run.stdout, capsys.readouterr().out))
     assert len(got) == 6
