@@ -4,6 +4,7 @@ import asyncio
 import logging
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -27,6 +28,14 @@ def size(text: str) -> int:
     return int(float(match[1]) * UNITS[match[2].upper()])
 
 
+def save_every(text: str) -> int:
+    """ "every=8" as 8, "every_step" as 1."""
+    match = re.fullmatch(r"every_step|every=(\d+)", text.strip())
+    if match is None:
+        raise typer.BadParameter(f"{text!r} is no durability; write every_step, or every=8 for every 8 steps")
+    return int(match[1] or 1)
+
+
 def _pair(text: str) -> tuple[str, str]:
     name, equals, runtime = text.partition("=")
     if not equals or not name:
@@ -48,6 +57,19 @@ def serve(
     drain_seconds: Annotated[
         float, typer.Option(help="Seconds to finish what is in flight at the end.")
     ] = DEFAULTS.drain_seconds,
+    store: Annotated[
+        str,
+        typer.Option(help="Where durable sessions are kept: valkey://host:port/db (or Redis); memory to try it out."),
+    ] = DEFAULTS.store,
+    durability: Annotated[
+        str, typer.Option(help="every_step: no acknowledged step is ever lost. every=N: a crash may lose up to N-1 of them.")
+    ] = "every_step",
+    store_timeout: Annotated[
+        float, typer.Option(help="Seconds after which the store counts as not answering.")
+    ] = DEFAULTS.store_timeout,
+    poll_models: Annotated[
+        float, typer.Option(help="Seconds between looks for new versions in --models; 0 for none.")
+    ] = DEFAULTS.poll_models,
     runtime: Annotated[
         list[str] | None,
         typer.Option(help="NAME=torchscript to run a model's model.pt though it has a model.onnx; repeatable."),
@@ -73,16 +95,33 @@ def serve(
             max_message=size(max_message),
             threads=threads,
             drain_seconds=drain_seconds,
+            store=store,
+            store_timeout=store_timeout,
+            save_every=save_every(durability),
+            poll_models=poll_models,
             runtimes=dict(_pair(text) for text in runtime or []),
         )
-        asyncio.run(_run(config))
+        _run(config)
     except (ConfigError, LoadError) as error:
         print(f"statecell-server: {error}", file=sys.stderr)
         raise typer.Exit(2) from error
 
 
-async def _run(config: Config) -> None:
-    await App(config).run()
+def _run(config: Config) -> None:
+    async def serve() -> None:
+        await App(config).run()
+
+    with asyncio.Runner(loop_factory=_event_loop()) as runner:
+        runner.run(serve())
+
+
+def _event_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's where it is installed, else asyncio's own."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """App: the gRPC server around the engine, from start to a clean stop."""
 
 import asyncio
+import gc
 import logging
 import signal
 
@@ -11,9 +12,16 @@ from statecell.v1 import inference_pb2, inference_pb2_grpc
 
 from statecell_server.config import Config, ConfigError
 from statecell_server.engine import Engine
+from statecell_server.guarded_store import GuardedStore
 from statecell_server.service import InferenceService
+from statecell_server.store import MemoryStore
 
 log = logging.getLogger(__name__)
+
+SERVICE = "statecell.v1.InferenceService"
+LINGER_SECONDS = 0.25
+STORE = "statecell.store"
+"""What grpc.health.v1 is asked for to know whether durable sessions are served."""
 
 
 class App:
@@ -22,10 +30,30 @@ class App:
     def __init__(self, config: Config) -> None:
         """Loads the models. Raises runtime.LoadError; run raises ConfigError where it cannot listen."""
         self._config = config
-        self._engine = Engine(config)
+        self._store = self._guarded(config)
+        self._engine = Engine(config, self._store, self._changed)
         self._service = InferenceService(self._engine)
         self._health = health.aio.HealthServicer()
         self._stop = asyncio.Event()
+        self._news = asyncio.Event()
+
+    def _guarded(self, config: Config) -> GuardedStore | None:
+        if not config.store:
+            return None
+        if config.store == "memory":
+            return GuardedStore(MemoryStore(config.session_ttl), self._changed)
+        try:
+            from statecell_server.valkey_store import ValkeyStore
+        except ImportError as error:
+            raise ConfigError(f"--store {config.store} needs valkey-py: pip install 'statecell-server[valkey]'") from error
+        try:
+            store = ValkeyStore(config.store, ttl=config.session_ttl, timeout=config.store_timeout)
+        except ValueError as error:
+            raise ConfigError(f"--store is {config.store!r}: {error}; expected valkey://host:port/db") from error
+        return GuardedStore(store, self._changed)
+
+    def _changed(self) -> None:
+        self._news.set()
 
     async def run(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -38,10 +66,21 @@ class App:
             raise ConfigError(f"cannot listen on {address}: {error}; is the --port taken?") from error
         await self._engine.start()
         await server.start()
-        await self._ready()
+        await self._report()
+        tasks = [asyncio.create_task(self._keep_reporting())]
+        if self._store is not None:
+            tasks.append(asyncio.create_task(self._store.watch()))
+        # What was loaded stays: the collector need not look at it again. Steps leave no circles, so it can come rarely.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000)
         print(f"listening on {self._config.host}:{port}", flush=True)
         await self._stop.wait()
         await self._drain(server)
+        for task in tasks:
+            task.cancel()
+        if self._store is not None:
+            await self._store.close()
 
     def _server(self) -> grpc.aio.Server:
         server = grpc.aio.server(
@@ -49,6 +88,9 @@ class App:
                 ("grpc.max_receive_message_length", self._config.max_message),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.so_reuseport", 0),
+                # Thousands of sessions come at once after a restart: gRPC's own guard would cancel two thirds of them.
+                ("grpc.server.max_pending_requests", 1_000_000),
+                ("grpc.server.max_pending_requests_hard_limit", 1_000_000),
                 ("grpc.keepalive_permit_without_calls", 1),
                 ("grpc.http2.min_recv_ping_interval_without_data_ms", 5000),
             ]
@@ -59,16 +101,37 @@ class App:
         reflection.enable_server_reflection([*names, reflection.SERVICE_NAME], server)
         return server
 
-    async def _ready(self) -> None:
-        """grpc.health.v1: the server as a whole, the service, and each model by its name."""
-        for name in ("", "statecell.v1.InferenceService", *(runner.name for runner in self._engine.models)):
-            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+    async def _keep_reporting(self) -> None:
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            await self._report()
+
+    async def _report(self) -> None:
+        """grpc.health.v1: the server as a whole, the service, each model by its name, and the store.
+
+        A store in trouble leaves the server itself ready: sessions in its memory go on.
+        """
+        ready = dict.fromkeys(("", SERVICE, *(runner.name for runner in self._engine.models)), True)
+        if self._store is not None:
+            ready[STORE] = not self._store.open
+        for name, fine in ready.items():
+            status = health_pb2.HealthCheckResponse.SERVING if fine else health_pb2.HealthCheckResponse.NOT_SERVING
+            await self._health.set(name, status)
 
     async def _drain(self, server: grpc.aio.Server) -> None:
         log.info("stopping: finishing what is in flight, for %g s at most", self._config.drain_seconds)
         self._engine.draining = True
         await self._health.enter_graceful_shutdown()
         self._service.drain()
-        await server.stop(self._config.drain_seconds)
+        seconds = self._config.drain_seconds
+        if self._store is None:
+            await server.stop(seconds)
+        else:
+            # Until the clients of durable sessions have heard that they are to go elsewhere: gRPC itself would cancel calls
+            # that arrive at the moment of its stop. The end of the time is for bringing sessions to the store.
+            linger, reserve = min(LINGER_SECONDS, seconds / 4), min(2 * self._config.store_timeout, seconds / 4)
+            await asyncio.sleep(linger)
+            await server.stop(seconds - linger - reserve)
         await self._engine.stop()
         log.info("stopped")

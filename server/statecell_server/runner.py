@@ -12,16 +12,21 @@ import numpy as np
 from statecell.tensor import Array
 
 from statecell_server.arena import INITIAL_SLOT, StateArena
+from statecell_server.config import Config
 from statecell_server.errors import InternalError, StatecellError, StepOutOfOrder
 from statecell_server.executor import Executor
 from statecell_server.inputs import InputCheck, Inputs
 from statecell_server.invariance import measure_variance
+from statecell_server.journal import Journal, Stamp
 from statecell_server.runtime import Runtime
 from statecell_server.scheduler import Batch, Scheduler, Step
 from statecell_server.sessions import Reply, Session
+from statecell_server.store import StateStore
 
 log = logging.getLogger(__name__)
 
+STORE_BATCHES = 4
+"""Batches whose results may be on their way to the store while others run."""
 INLINE_SECONDS = 400e-6
 """Runs shorter than this are made on the event loop: waking a thread and being woken by it would cost a good part of it."""
 
@@ -33,17 +38,21 @@ class Runner:
     session names yet. That is what makes a failed, cancelled or refused step leave the state as it was.
     """
 
-    def __init__(self, name: str, version: str, runtime: Runtime, *, state_memory: int, max_batch: int, max_queue: int) -> None:
+    def __init__(self, name: str, version: str, runtime: Runtime, config: Config, store: StateStore | None, owner: str) -> None:
+        """`owner`: this server's mark in the records that it writes to the store."""
+        max_batch = config.max_batch
         self.name = name
         self.version = version
         self.spec = runtime.spec
         self.runtime = runtime
         self.check = InputCheck(self.spec)
         self.output_names = [t.name for t in self.spec.outputs]
-        self.arena = StateArena(self.spec.states, state_memory, max_batch)
+        self.arena = StateArena(self.spec.states, config.state_memory, max_batch * (1 if store is None else STORE_BATCHES))
+        stamp = Stamp(name, version, runtime.digest, owner)
+        self.journal = None if store is None else Journal(store, stamp, self.spec, self.arena, config.save_every)
         # Never change a bit of anyone's result: where neighbours would, everybody runs alone.
         self.variance = measure_variance(runtime)
-        self.scheduler = Scheduler(self.spec, 1 if self.variance else max_batch, max_queue)
+        self.scheduler = Scheduler(self.spec, 1 if self.variance else max_batch, config.max_queue)
         self.rows = 0  # that sessions hold
         self.batches: Counter[int] = Counter()  # runs made, by their number of rows
         self._executor = Executor(runtime, self.arena)
@@ -51,6 +60,7 @@ class Runner:
         self._work: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._compute, name=f"compute-{name}-{version}", daemon=True)
         self._busy = self._woken = False
+        self._writing: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
         """On the event loop that is to own it."""
@@ -61,7 +71,8 @@ class Runner:
         """After the last step; waits for the thread."""
         self._work.put(None)
         self._thread.join()
-        log.info("%s/%s ran batches of (rows: times) %s", self.name, self.version, dict(sorted(self.batches.items())))
+        sizes = " ".join(f"{rows}x{runs}" for rows, runs in sorted(self.batches.items()))
+        log.info("%s/%s ran batches of (rows x runs): %s", self.name, self.version, sizes or "none")
 
     def step(self, sessions: Sequence[Session], inputs: Inputs, *, repeatable: bool) -> Step:
         """A step of these sessions, not yet submitted."""
@@ -71,10 +82,7 @@ class Runner:
     def submit(self, step: Step) -> None:
         """Raises QueueFull."""
         self.scheduler.add(step)
-        # Not at once: what else arrives in this turn of the loop joins the batch.
-        if not self._busy and not self._woken:
-            self._woken = True
-            self._loop.call_soon(self._wake)
+        self._wake()
 
     def drop(self, step: Step) -> None:
         """Nobody waits for the step any more. Where it runs right now, its result will be thrown away."""
@@ -96,24 +104,36 @@ class Runner:
         session.slots = [INITIAL_SLOT] * session.batch
         session.loaded = None
 
+    def leave(self, session: Session, error: StatecellError) -> None:
+        """The session is here no more; `error` tells those who wait for it."""
+        self.abandon(session, error)
+        self.release(session)
+        self.rows -= session.batch
+
     def _wake(self) -> None:
-        self._woken = False
-        self._launch()
+        """Launches a batch in the loop's next turn. What else arrives in this one joins it, and others have their turn."""
+        if not self._busy and not self._woken:
+            self._woken = True
+            self._loop.call_soon(self._launch)
 
     def _launch(self) -> None:
-        """Starts batches until one is on its way, or nothing waits."""
-        while not self._busy and (batch := self.scheduler.next_batch()):
+        self._woken = False
+        batch = self.scheduler.next_batch()
+        while batch is not None:
             batch.steps = [step for step in batch.steps if self._equip(step)]
-            if not batch.steps:
-                continue
-            self._busy = True
-            rows = sum(step.inputs.rows for step in batch.steps)
-            self.batches[rows] += 1
-            if self._seconds.get((batch.seq_len, rows), 1.0) < INLINE_SECONDS:
-                self._run(batch, rows)
-                self._land(batch)
-            else:
-                self._work.put(batch)
+            if batch.steps:
+                break
+            batch = self.scheduler.next_batch()
+        else:
+            return
+        self._busy = True
+        rows = sum(step.inputs.rows for step in batch.steps)
+        self.batches[rows] += 1
+        if self._seconds.get((batch.seq_len, rows), 1.0) < INLINE_SECONDS:
+            self._run(batch, rows)
+            self._land(batch)
+        else:
+            self._work.put(batch)
 
     def _equip(self, step: Step) -> bool:
         """Gives the step the slots of its next run; False where there is nothing left to run."""
@@ -145,7 +165,7 @@ class Runner:
         """The compute thread."""
         while (batch := self._work.get()) is not None:
             self._run(batch, sum(step.inputs.rows for step in batch.steps))
-            self._loop.call_soon_threadsafe(self._land_and_launch, batch)
+            self._loop.call_soon_threadsafe(self._land, batch)
 
     def _run(self, batch: Batch, rows: int) -> None:
         began = time.perf_counter()
@@ -156,22 +176,41 @@ class Runner:
             for step in batch.steps:
                 step.errors = dict.fromkeys(range(len(step.sessions)), InternalError(f"the run failed: {error}"))
         seconds = time.perf_counter() - began
-        self._seconds[batch.seq_len, rows] = seconds
+        # The least of late: a run that was disturbed says little of the next.
+        known = self._seconds.get((batch.seq_len, rows), seconds)
+        self._seconds[batch.seq_len, rows] = min(seconds, 1.02 * known)
         self.scheduler.took(batch, seconds)
 
-    def _land_and_launch(self, batch: Batch) -> None:
-        self._land(batch)
-        self._launch()
-
     def _land(self, batch: Batch) -> None:
-        """The batch has run: commit it and tell those who wait."""
+        """The batch has run: commit it and tell those who wait. What durable sessions did is written first; others go on."""
         self._busy = False
+        due = []
         for step in batch.steps:
             if step.remaining and not step.failed and step.waiters:
                 self.scheduler.ran(step)
+            elif self.journal is not None and self.journal.due(step):
+                due.append(step)
             else:
                 self._commit(step)
                 self._tell(step)
+        if due:
+            task = self._loop.create_task(self._write(due))
+            self._writing.add(task)
+            task.add_done_callback(self._writing.discard)
+        self._wake()
+
+    async def _write(self, steps: Sequence[Step]) -> None:
+        assert self.journal is not None, "only a journal finds steps due"
+        try:
+            await self.journal.write(steps)
+        except Exception as error:
+            log.exception("a write of %s failed", self.name)
+            for step in steps:
+                step.errors = dict.fromkeys(range(len(step.sessions)), InternalError(f"the write failed: {error}"))
+        for step in steps:
+            self._commit(step)
+            self._tell(step)
+        self._wake()
 
     def _commit(self, step: Step) -> None:
         """The one place where a session's state moves on, or, where its step failed or nobody waits for it, does not."""
@@ -179,7 +218,8 @@ class Runner:
         freed: list[int] = []
         for position, session in enumerate(step.sessions):
             slots = step.slots[row : row + session.batch]
-            if not step.waiters or position in step.errors:
+            fence = step.fences.get(position)
+            if position in step.errors or not (step.waiters or fence):
                 freed += slots
                 self._doom(session, step)
             else:
@@ -187,6 +227,7 @@ class Runner:
                 session.slots = slots
                 session.loaded = None
                 session.step_index += step.inputs.seq_len
+                session.fence = fence or session.fence
                 session.last = Reply(step.starts[position], step.inputs.seq_len, step.outputs, row) if step.repeatable else None
             row += session.batch
         self.arena.free(freed)
@@ -195,10 +236,13 @@ class Runner:
     @staticmethod
     def _doom(session: Session, step: Step) -> None:
         """The steps that the session has pending behind one that was not applied cannot be applied either."""
+        error = step.errors.get(step.sessions.index(session))
+        passing = error if session.durable and error is not None and error.retry_seconds is not None else None
         for later in session.pending[session.pending.index(step) + 1 :]:
             later.fail(
                 session,
-                StepOutOfOrder(
+                passing
+                or StepOutOfOrder(
                     f"session {session.id} is at step_index {session.step_index}: "
                     f"what came before this step (step_index {later.start_of(session)}) was not applied",
                     session_id=session.id,
@@ -208,5 +252,7 @@ class Runner:
 
     @staticmethod
     def _tell(step: Step) -> None:
-        for waiter in step.waiters:
+        # Off the step first: a waiter holds its steps, and a circle would be the garbage collector's to find.
+        waiters, step.waiters = step.waiters, []
+        for waiter in waiters:
             waiter.settle()

@@ -25,7 +25,7 @@ def statecell(address: str) -> Statecell:
     """Runs the command with these arguments; it must end with `exit_code`."""
 
     def call(*arguments: object, exit_code: int = 0) -> Result:
-        result = CliRunner(env={"STATECELL_SERVER": address, "COLUMNS": "200"}).invoke(app, [str(a) for a in arguments])
+        result = CliRunner(env={"STATECELL_SERVER": address}).invoke(app, [str(a) for a in arguments])
         assert result.exit_code == exit_code, result.output
         return result
 
@@ -36,7 +36,7 @@ def test_models_are_listed_with_their_inputs(statecell: Statecell) -> None:
     shown = statecell("models").output
     assert "x int64 [batch, seq_len]" in shown
     assert "h_0 -> h_n float32 [2, batch, 20]" in shown
-    assert "not streamable: LSTM is bidirectional" in re.sub(r"[\s│]+", " ", shown)
+    assert "no sessions: LSTM is bidirectional" in re.sub(r"[\s│]+", " ", shown)
 
 
 def test_a_session_is_created_stepped_saved_restored_and_deleted(statecell: Statecell, client: Client, tmp_path: Path) -> None:

@@ -112,6 +112,18 @@ def test_a_server_that_stays_away_is_given_up_and_the_step_may_be_repeated(proxy
         session.close()
 
 
+def test_an_error_in_the_block_is_not_hidden_by_a_session_that_cannot_be_deleted(proxy: Proxy) -> None:
+    def use() -> None:
+        retry = Retry(timeout=0.2, first_pause=0.05, longest_pause=0.1)
+        with Client(proxy.address, retry=retry) as client, client.session("lstm"):
+            proxy.refuse()
+            raise LookupError("the caller's own")
+
+    with pytest.raises(LookupError, match="the caller's own") as caught:
+        use()
+    assert "could not be deleted either" in caught.value.__notes__[0]
+
+
 def test_another_address_serves_where_one_is_down(address: str, proxy: Proxy) -> None:
     with Client([proxy.address, address], retry=QUICK) as client:
         proxy.refuse()

@@ -10,7 +10,7 @@ from rich.table import Table
 from statecell.spec import StateSpec, TensorSpec
 
 from statecell_client.cli import session
-from statecell_client.cli.common import LOCAL, Servers, connected, console
+from statecell_client.cli.common import LOCAL, Servers, connected, console, whole
 from statecell_client.cli.run import run
 from statecell_client.cli.watch import watch
 
@@ -35,13 +35,13 @@ def models(server: Servers = LOCAL) -> None:
     Example: statecell models --server localhost:50051
     """
     with connected(server) as client:
-        table = Table("model", "version", "inputs", "outputs", "states", "device", "sessions", "digest")
+        table = Table(whole("model"), "takes and gives", "device", "sessions")
         for model in client.models():
             spec = model.spec
-            states = "\n".join(map(_signature, spec.states)) if spec.streamable else f"not streamable: {spec.reason}"
-            inputs, outputs = ("\n".join(map(_signature, tensors)) for tensors in (spec.inputs, spec.outputs))
-            sessions, digest = str(model.session_count), model.digest[:12]
-            table.add_row(model.name, model.version, inputs, outputs, states, model.device, sessions, digest)
+            lines = [_signature(t) for t in spec.inputs]
+            lines += [f"-> {_signature(t)}" for t in spec.outputs]
+            lines += [_signature(s) for s in spec.states] if spec.streamable else [f"no sessions: {escape(spec.reason)}"]
+            table.add_row(f"{model.name}/{model.version}", "\n".join(lines), model.device, str(model.session_count))
         console.print(table)
 
 
@@ -55,11 +55,11 @@ def sessions(
     Example: statecell sessions --model charlm
     """
     with connected(server) as client:
-        table = Table("session", "model", "version", "batch", "step_index", "durable", "created", "last used")
+        table = Table(whole("session"), "model", "batch", "step_index", "durable", "idle")
         now = datetime.datetime.now(datetime.UTC)
         for s in client.sessions(model):
-            ages = [f"{(now - when).total_seconds():.0f} s ago" for when in (s.create_time, s.last_used_time)]
-            table.add_row(s.id, s.model, s.version, str(s.batch), str(s.step_index), "yes" if s.durable else "no", *ages)
+            idle = f"{(now - s.last_used_time).total_seconds():.0f} s"
+            table.add_row(s.id, f"{s.model}/{s.version}", str(s.batch), str(s.step_index), "yes" if s.durable else "no", idle)
         console.print(table)
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.table import Column
 
 from statecell_client.client import Client
 from statecell_client.errors import ServerUnreachable, StatecellError
@@ -19,6 +20,11 @@ Servers = Annotated[
     typer.Option("--server", "-s", envvar="STATECELL_SERVER", metavar="HOST:PORT", help="The server; again for each replica."),
 ]
 LOCAL = ["localhost:50051"]
+
+
+def whole(title: str) -> Column:
+    """A table's column whose cells are never cut short: a name or an id is of use only whole."""
+    return Column(title, no_wrap=True)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import typer
 from rich.live import Live
 from rich.table import Table
 
-from statecell_client.cli.common import LOCAL, Servers, connected, console
+from statecell_client.cli.common import LOCAL, Servers, connected, console, whole
 from statecell_client.model import SessionInfo
 
 ROWS = 20
@@ -41,9 +41,8 @@ def _table(sessions: Iterable[SessionInfo], before: Mapping[str, int], seconds: 
     """The sessions by time steps a second since the look before."""
     rates = [((s.step_index - before.get(s.id, s.step_index)) / seconds, s) for s in sessions]
     rates.sort(key=lambda pair: (-pair[0], pair[1].id))
-    table = Table(
-        "session", "model", "step_index", "steps/s", title=f"{len(rates)} sessions, {sum(r for r, _ in rates):.0f} steps/s"
-    )
+    total = sum(rate for rate, _ in rates)
+    table = Table(whole("session"), "model", "step_index", "steps/s", title=f"{len(rates)} sessions, {total:.0f} steps/s")
     for rate, s in rates[:ROWS]:
         table.add_row(s.id, s.model, str(s.step_index), f"{rate:.0f}")
     if len(rates) > ROWS:
