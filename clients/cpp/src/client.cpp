@@ -38,8 +38,8 @@ Tensors Client::infer(const std::string& name, const Tensors& inputs, const std:
   const Model model = this->model(name, version);
   std::vector<TensorSpec> specs = model.spec.inputs;
   const std::vector<TensorSpec> states = states_of(model.spec);
-  const bool with_states = std::any_of(states.begin(), states.end(), [&](const TensorSpec& state) { return inputs.count(state.name); });
-  if (with_states) specs.insert(specs.end(), states.begin(), states.end());
+  const auto given = [&](const TensorSpec& state) { return inputs.count(state.name) > 0; };
+  if (std::any_of(states.begin(), states.end(), given)) specs.insert(specs.end(), states.begin(), states.end());
   v1::InferRequest request;
   request.set_model(name);
   request.set_version(model.version);

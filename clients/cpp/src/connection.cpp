@@ -35,7 +35,8 @@ Connection::Connection(std::vector<std::string> addresses, Retry retry) : addres
   if (addresses_.empty() || std::count(addresses_.begin(), addresses_.end(), "")) {
     throw std::invalid_argument("addresses are " + show(addresses_) + ", expected one or more such as localhost:50051");
   }
-  if (retry.timeout.count() <= 0 || retry.silence.count() <= 0 || retry.first_pause.count() <= 0 || retry.first_pause > retry.longest_pause) {
+  const std::chrono::milliseconds none{0};
+  if (retry.timeout <= none || retry.silence <= none || retry.first_pause <= none || retry.first_pause > retry.longest_pause) {
     throw std::invalid_argument("retry: expected timeout > 0, silence > 0 and 0 < first_pause <= longest_pause");
   }
   index_ = std::random_device{}() % addresses_.size();  // so that many clients spread

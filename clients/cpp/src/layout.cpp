@@ -79,7 +79,8 @@ void check_names(const std::vector<TensorSpec>& specs, const Tensors& tensors) {
   Axes names;
   for (const TensorSpec& spec : specs) names.push_back(spec.name);
   for (const auto& [name, _] : tensors) {
-    if (find(names, name) < 0) throw InvalidRequest("there is no '" + name + "', expected " + list(names), {.metadata = {{"field", name}}});
+    if (find(names, name) >= 0) continue;
+    throw InvalidRequest("there is no '" + name + "', expected " + list(names), {.metadata = {{"field", name}}});
   }
   for (const std::string& name : names) {
     if (!tensors.count(name)) throw InvalidRequest("'" + name + "' is needed and was not given", {.metadata = {{"field", name}}});

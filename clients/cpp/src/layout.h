@@ -36,8 +36,8 @@ class Layout {
   int batch_;
 };
 
-// The tensors in the specs' dtypes and shapes; `sizes` binds "batch" and "seq_len" and learns those unbound. Throws InvalidRequest,
-// DtypeMismatch, ShapeMismatch, EmptyTensor.
+// The tensors in the specs' dtypes and shapes; `sizes` binds "batch" and "seq_len" and learns those unbound. Throws
+// InvalidRequest, DtypeMismatch, ShapeMismatch, EmptyTensor.
 Tensors conform(const std::vector<TensorSpec>& specs, const Tensors& tensors, Sizes sizes);
 
 // The inputs of the states.

@@ -37,7 +37,8 @@ class Attempts {
 
   // When the attempts are over.
   Clock::time_point deadline() const { return deadline_; }
-  // In the handler of `error`: how long to wait before the next attempt, at the route's address; rethrows it where there is to be none.
+  // In the handler of `error`: how long to wait before the next attempt, at the route's address; rethrows it where there is to
+  // be none.
   std::chrono::milliseconds failed(StatecellError& error);
 
  private:

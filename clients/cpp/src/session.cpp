@@ -54,7 +54,9 @@ Tensor Session::run(const Tensor& xs) { return run(Tensors{{core_->layout.only_i
 
 Tensors Session::run(const Tensors& inputs) {
   std::vector<Tensors> outputs;
-  for (const Tensors& piece : core_->layout.cut(core_->layout.run(inputs), kMessageSteps)) outputs.push_back(advance(*core_, piece));
+  for (const Tensors& piece : core_->layout.cut(core_->layout.run(inputs), kMessageSteps)) {
+    outputs.push_back(advance(*core_, piece));
+  }
   return core_->layout.join(outputs);
 }
 

@@ -25,8 +25,8 @@ class SessionCore {
 
   // Carries one message of steps out: `send` gives the reply to the inputs. Throws StepUnsettled, and what `send` throws.
   //
-  // While the outcome of a step is unknown, only the very same step may be sent: with that step_index the server would answer another
-  // input with the stored reply of the first.
+  // While the outcome of a step is unknown, only the very same step may be sent: with that step_index the server would answer
+  // another input with the stored reply of the first.
   template <class Send>
   Tensors advance(const Tensors& inputs, Send send) {
     if (unsettled && *unsettled != inputs) {

@@ -2,8 +2,8 @@
 
 namespace statecell {
 
-// An open StreamSteps call, one message in flight at a time: the server keeps the last reply of a session, so that one message can be
-// repeated after a lost reply and is still applied once.
+// An open StreamSteps call, one message in flight at a time: the server keeps the last reply of a session, so that one message
+// can be repeated after a lost reply and is still applied once.
 class Stream::Call {
  public:
   explicit Call(SessionCore& core) : address_(core.route.address()) {

@@ -14,8 +14,16 @@ struct Kind {
   const char* name;
   std::size_t size;
 };
-constexpr std::array<Kind, 10> kKinds{{{"unspecified", 1}, {"float32", 4}, {"float64", 8}, {"float16", 2}, {"int64", 8}, {"int32", 4},
-                                       {"int16", 2}, {"int8", 1}, {"uint8", 1}, {"bool", 1}}};
+constexpr std::array<Kind, 10> kKinds{{{"unspecified", 1},
+                                       {"float32", 4},
+                                       {"float64", 8},
+                                       {"float16", 2},
+                                       {"int64", 8},
+                                       {"int32", 4},
+                                       {"int16", 2},
+                                       {"int8", 1},
+                                       {"uint8", 1},
+                                       {"bool", 1}}};
 
 const Kind& kind_of(DType dtype) {
   const auto index = static_cast<std::size_t>(dtype);
@@ -45,7 +53,8 @@ void Tensor::check(DType wanted) const {
 
 void Tensor::check_count() const {
   if (product(shape_.begin(), shape_.end()) * size_of(dtype_) != bytes_.size()) {
-    throw ShapeMismatch("a tensor of " + name_of(dtype_) + " " + show(shape_) + " came with " + std::to_string(bytes_.size()) + " bytes");
+    const std::string bytes = std::to_string(bytes_.size());
+    throw ShapeMismatch("a tensor of " + name_of(dtype_) + " " + show(shape_) + " came with " + bytes + " bytes");
   }
 }
 

@@ -21,7 +21,10 @@ std::chrono::system_clock::time_point time_of(const google::protobuf::Timestamp&
 
 Model read(const v1::Model& message) {
   const v1::ModelSpec& from = message.spec();
-  ModelSpec spec{.name = from.name(), .inputs = {}, .outputs = {}, .states = {}, .streamable = from.streamable(), .reason = from.reason()};
+  ModelSpec spec;
+  spec.name = from.name();
+  spec.streamable = from.streamable();
+  spec.reason = from.reason();
   for (const v1::TensorSpec& input : from.inputs()) spec.inputs.push_back(read_spec(input.name(), input));
   for (const v1::TensorSpec& output : from.outputs()) spec.outputs.push_back(read_spec(output.name(), output));
   for (const v1::StateSpec& state : from.states()) {

@@ -32,9 +32,9 @@ export interface SessionOptions {
  *     const session = await client.session('charlm');
  *     const logits = await session.step(65);
  *
- * `addresses`: "host:port", or several of them. Nothing is connected before the first call. A call that meets a server which is down
- * or busy is repeated as `retry` says, a step with the same step_index, so that it is applied once; where no address ever answered,
- * ServerUnreachable comes at once.
+ * `addresses`: "host:port", or several of them. Nothing is connected before the first call. A call that meets a server which is
+ * down or busy is repeated as `retry` says, a step with the same step_index, so that it is applied once; where no address ever
+ * answered, ServerUnreachable comes at once.
  */
 export class Client {
   readonly #connection: Connection;

@@ -15,9 +15,9 @@ export interface ErrorDetails {
 /**
  * Base of all that a call can fail with.
  *
- * `reason` is stable and the same in every client ("SHAPE_MISMATCH"); `metadata` names what came and what was expected; `code` is
- * gRPC's; `retryMs` is set where the same call may succeed later. Where `settled`, the call surely changed nothing; otherwise its
- * reply may have been lost on the way.
+ * `reason` is stable and the same in every client ("SHAPE_MISMATCH"); `metadata` names what came and what was expected; `code`
+ * is gRPC's; `retryMs` is set where the same call may succeed later. Where `settled`, the call surely changed nothing;
+ * otherwise its reply may have been lost on the way.
  */
 export class StatecellError extends Error {
   readonly reason: string;

@@ -113,7 +113,8 @@ export function conform(
 function checkNames(specs: readonly { name: string }[], values: Named): void {
   const names = specs.map(({ name }) => name);
   for (const field of Object.keys(values)) {
-    if (!names.includes(field)) throw new InvalidRequest(`there is no '${field}', expected ${names.join(', ')}`, { metadata: { field } });
+    if (names.includes(field)) continue;
+    throw new InvalidRequest(`there is no '${field}', expected ${names.join(', ')}`, { metadata: { field } });
   }
   for (const field of names) {
     if (!(field in values)) throw new InvalidRequest(`'${field}' is needed and was not given`, { metadata: { field } });

@@ -9,8 +9,8 @@ const code = status.FAILED_PRECONDITION;
 /**
  * The step_index that the next step carries.
  *
- * While the outcome of a step is unknown, only the very same step may be sent: with that step_index the server would answer another
- * input with the stored reply of the first.
+ * While the outcome of a step is unknown, only the very same step may be sent: with that step_index the server would answer
+ * another input with the stored reply of the first.
  */
 export class Progress {
   #inFlight = false;

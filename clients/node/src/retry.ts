@@ -5,9 +5,9 @@ import { DeadlineExceeded, ServerUnreachable, type StatecellError } from './erro
 /**
  * Calls that may pass when repeated are, until `timeoutMs` after they were first sent.
  *
- * Every step carries its step_index, so a repeated one is applied once. The pause before a repetition doubles from `firstPauseMs`
- * to `longestPauseMs`, or is what the server asks for; a random part keeps many clients from coming back at once. A connection
- * that gives no sign of life for `silenceMs` while a call waits for it counts as broken.
+ * Every step carries its step_index, so a repeated one is applied once. The pause before a repetition doubles from
+ * `firstPauseMs` to `longestPauseMs`, or is what the server asks for; a random part keeps many clients from coming back at
+ * once. A connection that gives no sign of life for `silenceMs` while a call waits for it counts as broken.
  */
 export interface Retry {
   readonly timeoutMs: number;

@@ -22,8 +22,8 @@ const CLOSE_MS = 5000;
  *     for (const token of tokens) logits = await session.step(token);
  *     await session.close();
  *
- * A session takes one step at a time (StepInFlight): await it. A call that the server refuses leaves the state as it was. Steps carry
- * step_index, so what the client sends again after a lost reply is applied once.
+ * A session takes one step at a time (StepInFlight): await it. A call that the server refuses leaves the state as it was. Steps
+ * carry step_index, so what the client sends again after a lost reply is applied once.
  */
 export class Session {
   readonly #connection: Connection;
@@ -63,10 +63,12 @@ export class Session {
    * One time step: `y = await session.step(x)`.
    *
    * x are the numbers of one time step, [batch, input_size] in row-major order; for a model of ids one a row. y is [batch,
-   * hidden_size], without batch where the session has one row. A model with several inputs or outputs takes and gives them by name.
+   * hidden_size], without batch where the session has one row. A model with several inputs or outputs takes and gives them by
+   * name.
    *
-   * Throws ShapeMismatch, DtypeMismatch, EmptyTensor, NonFiniteInput, InputRefused, InvalidRequest (the input), SessionGone (the
-   * session), StepUnsettled, StepInFlight (the step before), QueueFull, ServerUnreachable, DeadlineExceeded (after all repetitions).
+   * Throws ShapeMismatch, DtypeMismatch, EmptyTensor, NonFiniteInput, InputRefused, InvalidRequest (the input), SessionGone
+   * (the session), StepUnsettled, StepInFlight (the step before), QueueFull, ServerUnreachable, DeadlineExceeded (after all
+   * repetitions).
    */
   step(x: Values): Promise<Tensor>;
   step(inputs: Named): Promise<Tensors>;
@@ -78,9 +80,9 @@ export class Session {
   /**
    * Any number of time steps: `ys = await session.run(xs)`.
    *
-   * xs and ys have the model's own layout, [seq_len, batch, input_size] or [batch, seq_len, input_size]. The answer is bit for bit
-   * that of stepping, and much faster. Long sequences are sent in messages of up to 256 steps; where one of them fails for good, the
-   * session stands behind the one before, and stepIndex tells where. Errors as of step.
+   * xs and ys have the model's own layout, [seq_len, batch, input_size] or [batch, seq_len, input_size]. The answer is bit for
+   * bit that of stepping, and much faster. Long sequences are sent in messages of up to 256 steps; where one of them fails for
+   * good, the session stands behind the one before, and stepIndex tells where. Errors as of step.
    */
   run(xs: Values): Promise<Tensor>;
   run(inputs: Named): Promise<Tensors>;
@@ -93,8 +95,8 @@ export class Session {
   /**
    * An answer for each of the inputs, over one call: `for await (const y of session.stream(ticks))`.
    *
-   * Each item is what step takes, and is pulled when the answer before it has been taken: it may depend on that answer. A stream that
-   * breaks is reopened and goes on. Errors as of step.
+   * Each item is what step takes, and is pulled when the answer before it has been taken: it may depend on that answer. A
+   * stream that breaks is reopened and goes on. Errors as of step.
    */
   stream(inputs: Iterable<Values> | AsyncIterable<Values>): AsyncGenerator<Tensor, void>;
   stream(inputs: Iterable<Named> | AsyncIterable<Named>): AsyncGenerator<Tensors, void>;
@@ -127,7 +129,7 @@ export class Session {
     return new Snapshot(snapshot);
   }
 
-  /** New sessions that go on from this one's state as it is now, each to be closed by itself: `const [twin] = await session.fork()`. */
+  /** New sessions that go on from this one's state as it is now: `const [twin] = await session.fork()`. */
   async fork(count = 1): Promise<Session[]> {
     const { sessions } = await this.#connection.call('ForkSession', { sessionId: this.id, count }, this.#options());
     const route = (durable: boolean) => this.#route.ofSession(durable);

@@ -8,8 +8,8 @@ import type { Tensor as WireTensor } from './generated/statecell/v1/Tensor.js';
 import type { Route } from './retry.js';
 
 /**
- * Never two messages in flight: the server keeps the last reply of a session, so that one message can be repeated after a lost reply
- * and is still applied once.
+ * Never two messages in flight: the server keeps the last reply of a session, so that one message can be repeated after a lost
+ * reply and is still applied once.
  */
 export class StepStream {
   #exchange: Exchange | undefined;

@@ -91,7 +91,7 @@ class Driver:
         return tensors[""] if set(tensors) == {""} else tensors
 
     def stop(self) -> None:
-        """Ends it as a program ends, which closes its sessions in C++ and none in Node."""
+        """Ends it as a program ends."""
         self._process.communicate(timeout=30)
         assert self._process.returncode == 0
 

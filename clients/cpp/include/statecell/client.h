@@ -21,9 +21,9 @@ namespace statecell {
 
 // Calls that may pass when repeated are, until `timeout` after they were first sent.
 //
-// Every step carries its step_index, so a repeated one is applied once. The pause before a repetition doubles from first_pause to
-// longest_pause, or is what the server asks for; a random part keeps many clients from coming back at once. A connection that gives no
-// sign of life for `silence` while a call waits for it counts as broken.
+// Every step carries its step_index, so a repeated one is applied once. The pause before a repetition doubles from first_pause
+// to longest_pause, or is what the server asks for; a random part keeps many clients from coming back at once. A connection
+// that gives no sign of life for `silence` while a call waits for it counts as broken.
 struct Retry {
   std::chrono::milliseconds timeout{60'000};
   std::chrono::milliseconds first_pause{20};
@@ -56,9 +56,9 @@ class Connection;
 
 // Calls a statecell server, or several replicas that share a store.
 //
-// Threads may share a client, not a session. Nothing is connected before the first call. A call that meets a server which is down or
-// busy is repeated as `retry` says, a step with the same step_index, so that it is applied once; where no address ever answered,
-// ServerUnreachable comes at once.
+// Threads may share a client, not a session. Nothing is connected before the first call. A call that meets a server which is
+// down or busy is repeated as `retry` says, a step with the same step_index, so that it is applied once; where no address ever
+// answered, ServerUnreachable comes at once.
 class Client {
  public:
   // Throws std::invalid_argument where an address or `retry` cannot be meant.
@@ -73,15 +73,15 @@ class Client {
 
   // One stateless call: `client.infer("lstm", {{"x", x}, {"h_0", h_0}, {"c_0", c_0}}).at("y")`.
   //
-  // Takes the model's inputs by name, in its own layout, of any seq_len and batch, and all of its initial states or none. Numbers without
-  // a shape do where one size is to be found out. Gives outputs and final states by name.
+  // Takes the model's inputs by name, in its own layout, of any seq_len and batch, and all of its initial states or none.
+  // Numbers without a shape do where one size is to be found out. Gives outputs and final states by name.
   Tensors infer(const std::string& name, const Tensors& inputs, const std::string& version = "");
 
   // A new session. Throws ModelNotFound, NotStreamable, SnapshotMismatch, StateBudgetExceeded, ShapeMismatch, DtypeMismatch.
   Session session(const std::string& name, const SessionOptions& options = {});
 
-  // A session that is there already. With several addresses, a `durable` one may be answered by any of them. Throws SessionGone,
-  // ModelNotFound.
+  // A session that is there already. With several addresses, a `durable` one may be answered by any of them. Throws
+  // SessionGone, ModelNotFound.
   Session attach(const std::string& session_id, bool durable = false);
 
  private:

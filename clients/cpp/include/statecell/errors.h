@@ -76,8 +76,8 @@ STATECELL_ERROR(SessionLost, SessionGone, "SESSION_LOST");
 // The caller's fault: somebody else steps the same session; metadata() names the expected step_index.
 STATECELL_ERROR(StepOutOfOrder, StatecellError, "STEP_OUT_OF_ORDER");
 
-// The outcome of the step before is not known: its reply was given up. Repeat that step with the same input, and it is applied once;
-// or read `session.state()` and go on from there.
+// The outcome of the step before is not known: its reply was given up. Repeat that step with the same input, and it is applied
+// once; or read `session.state()` and go on from there.
 STATECELL_ERROR(StepUnsettled, StatecellError, "STEP_UNSETTLED");
 
 // The caller's fault: an input or a field is missing, unknown, or contradicts another.

@@ -84,8 +84,9 @@ class Answers {
 //     statecell::Session session = client.session("charlm");
 //     for (int token : tokens) logits = session.step(token);
 //
-// Its end deletes it on the server. A session belongs to one thread; give each its own, or fork it. A call that the server refuses
-// leaves the state as it was. Steps carry step_index, so what the client sends again after a lost reply is applied once.
+// Its end deletes it on the server. A session belongs to one thread; give each its own, or fork it. A call that the server
+// refuses leaves the state as it was. Steps carry step_index, so what the client sends again after a lost reply is applied
+// once.
 class Session {
  public:
   explicit Session(std::shared_ptr<SessionCore> core);
@@ -105,30 +106,31 @@ class Session {
   // Time steps consumed so far.
   std::int64_t step_index() const;
 
-  // One time step. x are its numbers, [batch, input_size] in row-major order; for a model of ids one a row. y is [batch, hidden_size],
-  // without batch where the session has one row. A model with several inputs or outputs takes and gives them by name.
+  // One time step. x are its numbers, [batch, input_size] in row-major order; for a model of ids one a row. y is [batch,
+  // hidden_size], without batch where the session has one row. A model with several inputs or outputs takes and gives them by
+  // name.
   //
-  // Throws ShapeMismatch, DtypeMismatch, EmptyTensor, NonFiniteInput, InputRefused, InvalidRequest (the input), SessionGone (the
-  // session), StepUnsettled (the step before), QueueFull, ServerUnreachable, DeadlineExceeded (after all repetitions).
+  // Throws ShapeMismatch, DtypeMismatch, EmptyTensor, NonFiniteInput, InputRefused, InvalidRequest (the input), SessionGone
+  // (the session), StepUnsettled (the step before), QueueFull, ServerUnreachable, DeadlineExceeded (after all repetitions).
   Tensor step(const Tensor& x);
   Tensors step(const Tensors& inputs);
 
-  // Any number of time steps in the model's own layout, [seq_len, batch, input_size] or [batch, seq_len, input_size]: bit for bit what
-  // stepping gives, and much faster. Long sequences are sent in messages of up to 256 steps; where one of them fails for good, the
-  // session stands behind the one before, and step_index tells where. Errors as of step.
+  // Any number of time steps in the model's own layout, [seq_len, batch, input_size] or [batch, seq_len, input_size]: bit for
+  // bit what stepping gives, and much faster. Long sequences are sent in messages of up to 256 steps; where one of them fails
+  // for good, the session stands behind the one before, and step_index tells where. Errors as of step.
   Tensor run(const Tensor& xs);
   Tensors run(const Tensors& inputs);
 
-  // Steps over one call: `for (const Tensor& y : session.stream(ticks))`, where each tick converts to Tensor or is Tensors, and is
-  // pulled when the answer before it has been taken: it may depend on that answer.
+  // Steps over one call: `for (const Tensor& y : session.stream(ticks))`, where each tick converts to Tensor or is Tensors, and
+  // is pulled when the answer before it has been taken: it may depend on that answer.
   Stream stream();
   template <class Inputs>
   Answers<Inputs> stream(Inputs&& inputs) {
     return Answers<Inputs>(stream(), std::forward<Inputs>(inputs));
   }
 
-  // The states by the names of the state inputs: `session.state().at("h_0")`. Asks the server, and so learns where the session stands
-  // after a step whose outcome was not known.
+  // The states by the names of the state inputs: `session.state().at("h_0")`. Asks the server, and so learns where the session
+  // stands after a step whose outcome was not known.
   Tensors state();
   // The whole state, to go on from later or elsewhere: `client.session("charlm", {.snapshot = session.snapshot()})`.
   Snapshot snapshot();

@@ -38,8 +38,8 @@ constexpr DType dtype_of() {
   }
 }
 
-// `Tensor x({0.1f, 0.2f})`, `Tensor x(numbers, {5, 1, 10})`. Without a shape the numbers, in row-major order, take the one that the
-// model expects. A dtype that differs from the model's converts where every number can be held; floats are rounded.
+// `Tensor x({0.1f, 0.2f})`, `Tensor x(numbers, {5, 1, 10})`. Without a shape the numbers, in row-major order, take the one that
+// the model expects. A dtype that differs from the model's converts where every number can be held; floats are rounded.
 class Tensor {
  public:
   // Raw little-endian bytes. Throws ShapeMismatch where they are not as many as shape and dtype say.
