@@ -26,7 +26,7 @@ from statecell_server.runner import Runner
 from statecell_server.sessions import DURABLE, Session, Sessions
 from statecell_server.snapshot import Snapshot
 from statecell_server.store import StateStore
-from statecell_server.takeover import Takeover
+from statecell_server.takeover import Takeover, states_of
 from statecell_server.ticket import ROUNDS, Ticket
 
 Tensors = Mapping[str, Array]
@@ -43,6 +43,7 @@ class Engine:
         self.sessions = Sessions(config.session_ttl)
         self.models = Repository(config, store, self.sessions.mark)
         self.draining = False
+        self._handed_over = False
         self._config = config
         self._changed = changed
         self._takeover = Takeover(store, self.sessions, self.models, self._enter) if store is not None else None
@@ -56,12 +57,20 @@ class Engine:
         if self._config.poll_models:
             self._tasks.append(asyncio.create_task(self._poll()))
 
-    async def stop(self) -> None:
-        """After the last call was answered: what is not in the store yet is brought there."""
-        for task in self._tasks:
-            task.cancel()
+    async def drain(self) -> None:
+        """No new sessions from now on. Durable ones are brought to the store, and when it has them, sent to other servers."""
+        self.draining = True
+        for runner in self.models:
+            if runner.journal is not None:
+                runner.journal.every = 1
         await asyncio.gather(*{s.saving for s in self.sessions if s.saving is not None})
         await asyncio.gather(*self._save(s for s in self.sessions if s.ahead))
+        self._handed_over = True
+
+    async def stop(self) -> None:
+        """After the last call was answered."""
+        for task in self._tasks:
+            task.cancel()
         for runner in self.models:
             runner.stop()
 
@@ -101,7 +110,7 @@ class Engine:
 
         Raises what is wrong with the request as a whole; what is wrong with one session is in the ticket's errors.
         """
-        if self.draining and any(i.startswith(DURABLE) for i in session_ids):
+        if self._handed_over and any(i.startswith(DURABLE) for i in session_ids):
             raise Draining("the server is about to stop; another one with the same store goes on with its durable sessions")
         return self._intake.submit(session_ids, tensors, step_indexes, done)
 
@@ -251,7 +260,7 @@ class Engine:
         if self._takeover is not None and self._is_stored(session_id):
             record = await self._takeover.record(session_id)
             runner = await self.models.holding(record.model, record.version, record.digest)
-            loaded = check_states(runner.spec, record.states, record.batch)
+            loaded = states_of(record, runner.spec)
             forks = []
             for _ in range(count or 1):
                 fork = Session(self.sessions.issue(durable=True), runner.name, runner.version, record.batch, durable=True)
