@@ -13,7 +13,7 @@ FLOORS = [
     {"runtime"},
     {"ort_session", "state_graph", "torchscript_runtime", "invariance", "sessions", "store"},
     {"onnx_runtime", "graph_arena", "scheduler", "spill", "valkey_store", "guarded_store"},
-    {"graph_runtime", "executor", "journal"},
+    {"graph_runtime", "executor", "journal", "allotment"},
     {"runner"},
     {"repository", "ticket"},
     {"takeover"},

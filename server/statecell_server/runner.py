@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from statecell.tensor import Array
 
+from statecell_server.allotment import allot
 from statecell_server.arena import INITIAL_SLOT
 from statecell_server.config import Config
 from statecell_server.errors import InternalError, StatecellError, StepOutOfOrder
@@ -21,7 +22,6 @@ from statecell_server.journal import Journal, Stamp
 from statecell_server.runtime import Runtime
 from statecell_server.scheduler import Batch, Scheduler, Step
 from statecell_server.sessions import Reply, Session
-from statecell_server.spill import spill
 from statecell_server.store import StateStore
 
 log = logging.getLogger(__name__)
@@ -155,34 +155,14 @@ class Runner:
     def _equip(self, step: Step) -> bool:
         """Gives the step the slots of its next run; False where there is nothing left to run."""
         if not step.failed:
-            rows = step.inputs.rows
-            needed = rows if step.done else rows + sum(s.batch for s in step.sessions if s.loaded is not None)
-            if self.arena.room < needed:
-                spill(self.arena, self.sessions, needed - self.arena.room)
             try:
-                fresh = self.arena.allocate(needed)
+                allot(step, self.arena, self.sessions)
             except StatecellError as error:
                 step.errors = dict.fromkeys(range(len(step.sessions)), error)
         if step.failed:
             self._commit(step)
             self._tell(step)
             return False
-        # No run writes to what it reads: one that fails half way can be made again.
-        step.sources, step.slots, spare = step.slots, fresh[:rows], fresh[rows:]
-        if step.done:
-            step.spent, step.loads = step.sources, ()
-            return True
-        step.spent = spare
-        sources: list[int] = []
-        loads = []
-        for session in step.sessions:
-            if session.loaded is not None:
-                slots, spare = spare[: session.batch], spare[session.batch :]
-                loads.append((slots, session.loaded))
-                sources += slots
-            else:
-                sources += session.slots
-        step.sources, step.loads = sources, loads
         return True
 
     def _compute(self) -> None:
@@ -215,8 +195,9 @@ class Runner:
         self._busy = False
         due = []
         for step in batch.steps:
-            self.arena.free(step.spent)
-            step.spent = ()
+            if step.spent:
+                self.arena.free(step.spent)
+                step.spent = ()
             if step.remaining and not step.failed and step.waiters:
                 self.scheduler.ran(step)
             elif self.journal is not None and self.journal.due(step):
