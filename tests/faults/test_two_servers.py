@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from statecell.tensor import Array
 
-from tests.faults.figures import Figures
+from tests.faults.figures import Figures, Row
 from tests.faults.load import INPUT_SIZE, Load, LocalRun
 from tests.faults.proxy import FaultProxy
 from tests.faults.replicas import Redis, Replica
@@ -25,23 +25,29 @@ def inputs(count: int) -> Array:
     return np.random.default_rng(0).standard_normal((count, 1, 1, INPUT_SIZE), np.float32)
 
 
-def test_a_session_that_two_replicas_step_at_once_takes_every_step_once(model: Path, redis: Redis, local: LocalRun) -> None:
+def test_a_session_that_two_replicas_step_at_once_takes_every_step_once(
+    model: Path, redis: Redis, local: LocalRun, figures: Figures
+) -> None:
     """Both callers send every step; each gets the same answer for it, whichever replica won."""
     xs = inputs(STEPS)
     with Replica(model, "--store", redis.url) as a, Replica(model, "--store", redis.url) as b:
         callers = [Caller(a.address), Caller(b.address)]
         session = callers[0].create("lstm", durable=True)
+        longest = 0.0
 
         def steps(caller: Caller) -> list[Array | None]:
             """None: the other one was two steps ahead."""
+            nonlocal longest
             answers: list[Array | None] = []
             for index, x in enumerate(xs):
+                began = time.monotonic()
                 try:
                     answers.append(caller.step(session, x, index))
                 except grpc.RpcError as error:
                     if reason_of(error) not in ("STEP_OUT_OF_ORDER", "SESSION_CONTENDED"):
                         raise
                     answers.append(None)
+                longest = max(longest, time.monotonic() - began)
                 while caller.index(session) < index + 1:
                     time.sleep(0.001)
             return answers
@@ -57,6 +63,8 @@ def test_a_session_that_two_replicas_step_at_once_takes_every_step_once(model: P
         for caller in callers:
             assert caller.index(session) == STEPS
             np.testing.assert_array_equal(caller.state(session)["h_0"], final[0])
+        refused = sum(y is None for answer in answers for y in answer)
+        figures.add(Row("both replicas stepping one session at once", 1, STEPS, refused, 1000 * longest, 0, 0, 0))
 
 
 def test_a_session_may_change_its_replica_at_every_step(model: Path, redis: Redis, local: LocalRun) -> None:
