@@ -70,7 +70,7 @@ def open_session(content: bytes, device: Device, *, threads: int = 1, memory: in
     providers = [("CUDAExecutionProvider", cuda_options(device, memory)), "CPUExecutionProvider"]
     session = ort.InferenceSession(content, options, providers=providers, enable_fallback=0)
     if session.get_providers()[0] != "CUDAExecutionProvider":
-        raise DeviceError(f"{device} cannot be used: ONNX Runtime took {session.get_providers()[0]} and does not say why")
+        raise DeviceError(f"{device} cannot be used: ONNX Runtime took {session.get_providers()[0]}; what it logged says why")
     return session
 
 

@@ -1,6 +1,7 @@
 """Which device a model runs on, and what is said where it cannot be had."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -84,6 +85,35 @@ def test_everything_that_is_missing_is_named_at_once() -> None:
     lacks = "; ".join(cuda.missing(0, "97.0"))
     for what in ("NVIDIA driver", "libcuda.so.1", "libcublas.so.97", "libcublasLt.so.97", "libcudart.so.97", "[gpu]"):
         assert what in lacks
+
+
+DRIVER = """
+int cuInit(unsigned flags) { return CODE; }
+int cuGetErrorName(int code, const char **name) { *name = "CUDA_ERROR_NO_DEVICE"; return 0; }
+int cuDriverGetVersion(int *version) { *version = VERSION; return 0; }
+int cuDeviceGetCount(int *count) { *count = 2; return 0; }
+"""
+
+
+@no_driver
+@pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
+@pytest.mark.parametrize(
+    ("index", "code", "version", "said"),
+    [
+        (0, 100, 13000, "a GPU that the driver can use (cuInit: CUDA_ERROR_NO_DEVICE, 100)"),
+        (1, 0, 12080, "a driver for CUDA 13.0 (the one here is for CUDA 12.8 at most)"),
+        (2, 0, 13010, "device cuda:2 (the driver has 2, counted from 0)"),
+        (1, 0, 13000, ""),
+    ],
+)
+def test_what_the_driver_says_is_passed_on(tmp_path: Path, index: int, code: int, version: int, said: str) -> None:
+    (tmp_path / "driver.c").write_text(DRIVER)
+    flags = ["-shared", "-fPIC", f"-DCODE={code}", f"-DVERSION={version}", "-o", "libcuda.so.1"]
+    subprocess.run(["cc", *flags, "driver.c"], cwd=tmp_path, check=True)
+    script = f"from statecell_server import cuda; print(cuda._driver({index}, '13.0'))"
+    paths = {"LD_LIBRARY_PATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", script], env=os.environ | paths, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str([said] if said else [])
 
 
 def test_cuda_without_it_is_an_error_at_load_and_never_a_silent_cpu(models: Path) -> None:
