@@ -60,6 +60,8 @@ class _Export:
                 return self.publish(source, recipe, verifier, original, failures)
             except (ModuleRefusedError, VerificationError) as error:
                 failures.append(error)
+        for other in failures[1:]:
+            failures[0].add_note(f"and by another recipe: {other}")
         raise failures[0]
 
     def publish(

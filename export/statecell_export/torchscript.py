@@ -83,9 +83,13 @@ def loop(step: Script, spec: ModelSpec) -> Script:
 def _forward(children: nn.ModuleDict, parameters: list[str], lines: list[str]) -> Script:
     """A scripted module of `children` whose forward takes tensors and has this body. Raises ModuleRefusedError."""
     head = f"def forward(self, {', '.join(f'{name}: Tensor' for name in parameters)}):"
+    # A class of its own: TorchScript keeps one type for all modules of a class that look alike, and a type has one forward.
+    root = type("Root", (nn.Module,), {})()
+    for name, child in children.items():
+        root.add_module(name, child)
     with quiet():
         try:
-            module: Script = torch.jit.script(children)
+            module: Script = torch.jit.script(root)
             module.define("\n".join([head, *lines, ""]))
         except (RuntimeError, torch.jit.frontend.FrontendError) as error:
             reason = str(error).strip().splitlines()[0]

@@ -13,6 +13,8 @@ from statecell_export import ExampleError, export
 from statecell_export.torchscript import load
 from torch import Tensor, nn
 
+from tests.export.zoo import SCRIPT_ONLY, ZOO
+
 
 def test_export_writes_both_artifacts_and_the_report_with_the_spec_inside(tmp_path: Path) -> None:
     report = export(nn.LSTM(10, 20, 2), torch.zeros(5, 3, 10), name="lstm", out=tmp_path)
@@ -91,3 +93,11 @@ def test_axes_are_found_from_an_example_of_any_size(tmp_path: Path, sizes: tuple
     report = export(Head(), torch.randn(*sizes, 4), name="m", out=tmp_path)
     names = ("batch", "seq_len") if batch_first else ("seq_len", "batch")
     assert report.spec.inputs[0].shape == report.spec.outputs[0].shape == (*names, 4)
+
+
+def test_what_is_scripted_once_is_scripted_again_in_the_same_process(tmp_path: Path) -> None:
+    entry = next(entry for entry in ZOO if entry.gives == SCRIPT_ONLY and entry.streamable)
+    for version in (1, 2):
+        module, example = entry.make()
+        report = export(module.eval(), example, name="again", out=tmp_path, version=version)
+        assert set(report.artifacts) == {"model.pt"}
