@@ -7,11 +7,15 @@ import signal
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from statecell.v1 import inference_pb2, inference_pb2_grpc
+from statecell.oip import inference_pb2_grpc as oip_pb2_grpc
+from statecell.v1 import inference_pb2_grpc
 
 from statecell_server.config import Config, ConfigError
 from statecell_server.engine import Engine
+from statecell_server.oip_service import GRPCInferenceService
 from statecell_server.service import InferenceService
+
+SERVICES = ("statecell.v1.InferenceService", "inference.GRPCInferenceService")
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +28,7 @@ class App:
         self._config = config
         self._engine = Engine(config)
         self._service = InferenceService(self._engine)
+        self._oip_service = GRPCInferenceService(self._engine, config)
         self._health = health.aio.HealthServicer()
         self._stop = asyncio.Event()
 
@@ -55,13 +60,13 @@ class App:
         )
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(self._service, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        names = [inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name, health.SERVICE_NAME]
-        reflection.enable_server_reflection([*names, reflection.SERVICE_NAME], server)
+        oip_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self._oip_service, server)
+        reflection.enable_server_reflection([*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
         return server
 
     async def _ready(self) -> None:
-        """grpc.health.v1: the server as a whole, the service, and each model by its name."""
-        for name in ("", "statecell.v1.InferenceService", *(runner.name for runner in self._engine.models)):
+        """grpc.health.v1: the server as a whole, the services, and each model by its name."""
+        for name in ("", *SERVICES, *(runner.name for runner in self._engine.models)):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
 
     async def _drain(self, server: grpc.aio.Server) -> None:
@@ -69,6 +74,7 @@ class App:
         self._engine.draining = True
         await self._health.enter_graceful_shutdown()
         self._service.drain()
+        self._oip_service.drain()
         await server.stop(self._config.drain_seconds)
         await self._engine.stop()
         log.info("stopped")

@@ -204,8 +204,12 @@ class Engine:
         snapshot: Snapshot | None = None,
         checksum: bytes = b"",
         durable: bool = False,
+        session_id: str = "",
     ) -> Session:
-        """A new session from the model's initial state, from `state`, or from `snapshot`."""
+        """A new session from the model's initial state, from `state`, or from `snapshot`.
+
+        `session_id` names it where its client has done so; otherwise it is issued here.
+        """
         runner = self.models.get(model, version)
         spec = runner.spec
         if not spec.streamable:
@@ -220,7 +224,7 @@ class Engine:
         batch = batch or 1
         if batch < 1 or (batch > 1 and not spec.has_batch):
             raise InvalidRequest(f"batch is {batch}, expected {'1 or more' if spec.has_batch else '1'}", field="batch")
-        session = Session(self.sessions.issue(), runner.name, runner.version, batch)
+        session = Session(session_id or self.sessions.issue(), runner.name, runner.version, batch)
         if state:
             session.loaded = [np.array(a) for a in check_states(spec, state, batch)]
         if snapshot is not None:

@@ -37,6 +37,12 @@ class SessionLost(StatecellError):
     reason = "SESSION_LOST"
 
 
+class SessionExists(StatecellError):
+    """The caller's fault: a sequence is to start under the id of a live one. End that one, or ask for it to be replaced."""
+
+    reason = "SESSION_EXISTS"
+
+
 class StepOutOfOrder(StatecellError):
     """The caller's fault: a step was skipped, sent twice long ago, or sent without step_index while another was in flight."""
 

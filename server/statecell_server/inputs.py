@@ -1,6 +1,6 @@
 """Inputs: a request's arrays, checked against ModelSpec before ONNX Runtime can see them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,6 +50,13 @@ def check_states(spec: ModelSpec, tensors: Mapping[str, Array], rows: int) -> li
     for state, array in zip(spec.states, arrays, strict=True):
         _check_tensor(state, array, {BATCH: rows})
     return arrays
+
+
+def check_outputs(names: Iterable[str], known: Sequence[str]) -> None:
+    """Raises InvalidRequest where an output is asked for that there is not."""
+    for name in names:
+        if name not in known:
+            raise InvalidRequest(f"there is no output {name!r}; there are {', '.join(known)}", field=name)
 
 
 def split_states(spec: ModelSpec, tensors: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:

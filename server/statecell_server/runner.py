@@ -5,6 +5,7 @@ import logging
 import queue
 import threading
 from collections.abc import Sequence
+from time import perf_counter_ns
 
 import numpy as np
 from statecell.tensor import Array
@@ -15,6 +16,7 @@ from statecell_server.inputs import Inputs
 from statecell_server.runtime import Plan, RunError, Runtime
 from statecell_server.scheduler import Batch, Scheduler, Step
 from statecell_server.sessions import Reply, Session
+from statecell_server.statistics import Statistics
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +36,7 @@ class Runner:
         self.arena = StateArena(self.spec.states, state_memory, max_batch)
         self.scheduler = Scheduler(self.spec, max_batch, max_queue)
         self.rows = 0  # that sessions hold
+        self.statistics = Statistics()
         self.output_names = [t.name for t in self.spec.outputs]
         self._axes = [t.batch_axis for t in self.spec.inputs], [t.batch_axis for t in self.spec.outputs]
         self._times = [t.time_axis for t in self.spec.inputs], [t.time_axis for t in self.spec.outputs]
@@ -202,7 +205,9 @@ class Runner:
         sources = [slot for step, start, stop in parts for slot in step.sources[start:stop]]
         # Rows that only fill the plan up start anywhere.
         self.arena.gather(sources + [INITIAL_SLOT] * (self.spec.min_batch - len(sources)), plan.states)
+        began = perf_counter_ns()
         self.runtime.run(plan)
+        self.statistics.ran(sum(stop - start for _, start, stop in parts), perf_counter_ns() - began)
         self.arena.scatter([slot for step, start, stop in parts for slot in step.slots[start:stop]], plan.next_states)
         self._deliver(plan, parts, seq_len)
 

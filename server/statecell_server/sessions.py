@@ -65,6 +65,11 @@ class Session:
         self.step_index, self.last, self.loaded = 0, None, None
         self.epoch += 1
 
+    @property
+    def next_index(self) -> int:
+        """The step_index of the next new step, once all that is in flight has been applied."""
+        return self.pending[-1].stop_of(self) if self.pending else self.step_index
+
     def place(self, step_index: int | None, seq_len: int) -> "Step | Reply | None":
         """Where a step belongs: the pending step that it repeats, the reply that it repeats, or None: at the end of the queue.
 
@@ -78,7 +83,7 @@ class Session:
                     session_id=self.id,
                 )
             return None
-        expected = pending[-1].stop_of(self) if pending else self.step_index
+        expected = self.next_index
         if step_index == expected:
             return None
         for step in pending or ():
