@@ -133,9 +133,7 @@ class GRPCInferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
         wanted = read_outputs(request)
         if turn is not None:
             step = await self._sequences.step(turn)
-            runner = step.runner
-            outputs = dict(zip(runner.output_names, step.outputs, strict=True))
-            return write_answer(request, runner, ((n, outputs[n]) for n in wanted or outputs), step.step_index)
+            return write_answer(request, step.runner, ((n, step.outputs[n]) for n in wanted or step.outputs), step.step_index)
         runner = self._engine.models.get(request.model_name, request.model_version)
         check_outputs(wanted, [*runner.output_names, *(s.output for s in runner.spec.states)])
         outputs = await self._engine.infer(runner.name, runner.version, read_inputs(request))

@@ -63,7 +63,7 @@ class Runner:
 
     def step(self, sessions: list[Session], inputs: Inputs, *, repeatable: bool) -> Step:
         """A step of these sessions, not yet submitted."""
-        starts = [s.pending[-1].stop_of(s) if s.pending else s.step_index for s in sessions]
+        starts = [s.next_index for s in sessions]
         return Step(sessions, inputs, starts, [s.epoch for s in sessions], self.spec.streamable, repeatable)
 
     def drop(self, step: Step) -> None:

@@ -13,10 +13,9 @@ from statecell_server.errors import InvalidRequest, SessionExists, SessionNotFou
 from statecell_server.inputs import check_outputs, split_states
 from statecell_server.runner import Runner
 from statecell_server.sessions import Session
-from statecell_server.ticket import Ticket
 
 REMEMBERED_IDS = 16
-"""Request ids of a live sequence that are recognised when they come again, beside those in flight."""
+"""Request ids of a live sequence that are recognised when they come again."""
 ENDED_BYTES = 16 << 20
 """Memory for the last answers of sequences that have ended, in case their requests come again."""
 ENTRY_BYTES = 256
@@ -55,11 +54,15 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The outputs in the spec's order, and the sequence's step_index after them."""
+    """The outputs by name, and the sequence's step_index after them."""
 
     runner: Runner
-    outputs: list[Array]
+    outputs: dict[str, Array]
     step_index: int
+
+    @property
+    def nbytes(self) -> int:
+        return ENTRY_BYTES + sum(array.nbytes for array in self.outputs.values())
 
 
 @dataclass(slots=True)
@@ -67,9 +70,8 @@ class Sequence:
     """A sequence id that is in use."""
 
     session: Session | None = None
-    used: dict[str, tuple[int, int]] = field(default_factory=dict)  # by request id: (step_index before it, its content)
-    turn: asyncio.Lock = field(default_factory=asyncio.Lock)  # requests are placed in the order of their arrival
-    begun: bool = False  # whether a step was answered
+    applied: dict[str, tuple[int, int]] = field(default_factory=dict)  # by request id: (step_index before it, its content)
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)  # one request after the other, in the order of their arrival
     users: int = 0  # requests that are not answered
 
     @property
@@ -77,52 +79,23 @@ class Sequence:
         """Its session, unless that was deleted or has expired."""
         return self.session if self.session is not None and self.session.ended is None else None
 
-    def repeated(self, session: Session, turn: Turn) -> int | None:
+    def repeated(self, turn: Turn) -> int | None:
         """The step_index of the request that this one repeats, if it does. Raises InvalidRequest."""
-        index, content = self.used.get(turn.request_id, (session.next_index, 0))
-        if index >= session.next_index:  # never seen, or it failed
-            return None
-        if content != turn.content():
+        index, content = self.applied.get(turn.request_id, (None, 0))
+        if index is not None and content != turn.content():
             raise InvalidRequest(
-                f"request id {turn.request_id!r} was used for another step of sequence {turn.sequence_id!r} before; "
+                f"request id {turn.request_id!r} was used for another step of sequence {turn.sequence_id!r}; "
                 "give each request its own id, or none",
                 field="id",
             )
         return index
 
-    def use(self, session: Session, turn: Turn, index: int) -> None:
-        """The turn takes the step at `index`."""
-        while self.used and next(reversed(self.used.values()))[0] >= index:  # failed, and this one comes in its place
-            self.used.popitem()
+    def apply(self, turn: Turn, index: int) -> None:
+        """The turn was the step at `index`."""
         if turn.request_id:
-            self.used[turn.request_id] = index, turn.content()
-        while len(self.used) > REMEMBERED_IDS and (oldest := next(iter(self.used.items())))[1][0] < session.step_index:
-            del self.used[oldest[0]]
-
-
-class Pending:
-    """A step that was placed."""
-
-    def __init__(self, engine: Engine, session: Session, tensors: Mapping[str, Array], index: int) -> None:
-        """Raises what is wrong with the step."""
-        self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._ticket = engine.submit([session.id], tensors, [index], self._settle)
-
-    def _settle(self, _: Ticket) -> None:
-        if not self._over.done():
-            self._over.set_result(None)
-
-    async def answer(self) -> Answer:
-        """When the step is done. Raises its error."""
-        try:
-            await self._over
-        except asyncio.CancelledError:
-            self._ticket.cancel()
-            raise
-        if self._ticket.errors:
-            raise self._ticket.errors[0]
-        _, outputs, indexes = self._ticket.outcome()
-        return Answer(self._ticket.runner, outputs, indexes[0])
+            self.applied[turn.request_id] = index, turn.content()
+            if len(self.applied) > REMEMBERED_IDS:
+                del self.applied[next(iter(self.applied))]
 
 
 class Sequences:
@@ -147,75 +120,86 @@ class Sequences:
         sequence.users += 1
         try:
             async with sequence.turn:
-                old = self._ended.get(turn.key) if sequence.live is None else None
-                if old is not None and turn.request_id and old[:2] == (turn.request_id, turn.content()):
-                    return old[2]
-                pending = self._place(sequence, turn)
-                if turn.end:
-                    return self._end(sequence, turn, await pending.answer())
-            answer = await pending.answer()
-            sequence.begun = True
-            return answer
+                return await self._step(sequence, turn)
         finally:
             sequence.users -= 1
-            self._tidy(sequence, turn)
+            self._prune(sequence, turn)
 
-    def _place(self, sequence: Sequence, turn: Turn) -> Pending:
-        session, tensors = sequence.live, turn.tensors
-        index = sequence.repeated(session, turn) if session is not None else None
-        if session is not None and turn.start and index is None:
-            if not turn.replace:
-                raise SessionExists(
-                    f"sequence {turn.sequence_id!r} of model {turn.model!r} is live at step_index "
-                    f"{session.step_index}: end it with sequence_end, or send sequence_replace with sequence_start",
-                    model=turn.model,
-                    sequence_id=turn.sequence_id,
-                )
-            self._engine.delete(session.id)
-            session = None
+    async def _step(self, sequence: Sequence, turn: Turn) -> Answer:
+        session = sequence.live
+        if session is not None and (index := sequence.repeated(turn)) is not None:
+            return await self._advance(session, turn, index)
+        if session is None and (ended := self._repeated_end(turn)) is not None:
+            return ended
+        if turn.start:
+            return await self._begin(sequence, turn)
         if session is None:
-            if not turn.start:
-                raise self._absent(turn)
-            session, tensors = self._begin(sequence, turn)
+            raise self._absent(turn)
         if turn.version not in ("", session.version):
             raise InvalidRequest(
                 f"sequence {turn.sequence_id!r} was started on version {session.version}, the request says {turn.version}",
                 field="model_version",
             )
-        spec = self._engine.runner(session).spec
-        check_outputs(turn.outputs, [t.name for t in spec.outputs])
-        if index is not None:
-            return Pending(self._engine, session, split_states(spec, tensors)[0], index)
-        index = session.next_index if turn.step_index is None else turn.step_index
-        pending = Pending(self._engine, session, tensors, index)
-        sequence.use(session, turn, index)
-        return pending
+        return await self._go_on(sequence, session, turn)
 
-    def _begin(self, sequence: Sequence, turn: Turn) -> tuple[Session, Mapping[str, Array]]:
-        """The new session, with as many rows as the inputs have, and the inputs without the initial state."""
+    async def _begin(self, sequence: Sequence, turn: Turn) -> Answer:
+        """With as many rows as the inputs have, from the initial state that they bring, if any."""
+        if sequence.live is not None:
+            if not turn.replace:
+                raise SessionExists(
+                    f"sequence {turn.sequence_id!r} of model {turn.model!r} is live at step_index "
+                    f"{sequence.live.step_index}: end it with sequence_end, or send sequence_replace with sequence_start",
+                    model=turn.model,
+                    sequence_id=turn.sequence_id,
+                )
+            self._engine.delete(sequence.live.id)
         spec = self._engine.models.get(turn.model, turn.version).spec
         inputs, states = split_states(spec, turn.tensors)
-        sequence.session = self._engine.create(
-            turn.model, turn.version, batch=_rows(spec, inputs), state=states, durable=turn.durable, session_id=turn.session_id
+        rows = _rows(spec, inputs)
+        session = self._engine.create(
+            turn.model, turn.version, batch=rows, state=states, durable=turn.durable, session_id=turn.session_id
         )
-        sequence.begun = False
-        sequence.used.clear()
+        sequence.session = session
+        sequence.applied.clear()
         self._forget_end(turn.key)
-        return sequence.session, inputs
+        try:
+            return await self._go_on(sequence, session, turn)
+        except BaseException:
+            if session.ended is None:
+                self._engine.delete(session.id)
+            raise
 
-    def _end(self, sequence: Sequence, turn: Turn, answer: Answer) -> Answer:
-        if sequence.live is not None:
-            self._engine.delete(sequence.live.id)
+    async def _go_on(self, sequence: Sequence, session: Session, turn: Turn) -> Answer:
+        index = session.next_index if turn.step_index is None else turn.step_index
+        answer = await self._advance(session, turn, index)
+        sequence.apply(turn, index)
+        if turn.end:
+            self._end(session, turn, answer)
+        return answer
+
+    async def _advance(self, session: Session, turn: Turn, index: int) -> Answer:
+        runner = self._engine.runner(session)
+        check_outputs(turn.outputs, runner.output_names)
+        tensors = split_states(runner.spec, turn.tensors)[0] if turn.start else turn.tensors
+        return Answer(runner, *await self._engine.step(session.id, tensors, index))
+
+    def _end(self, session: Session, turn: Turn, answer: Answer) -> None:
+        if session.ended is None:
+            self._engine.delete(session.id)
         self._ended[turn.key] = turn.request_id, turn.content() if turn.request_id else 0, answer
-        self._ended_bytes += _size(answer)
+        self._ended_bytes += answer.nbytes
         while self._ended_bytes > ENDED_BYTES:
             self._forget_end(next(iter(self._ended)))
-        return answer
+
+    def _repeated_end(self, turn: Turn) -> Answer | None:
+        """The answer to the request that ended the sequence, if this is that request again."""
+        request_id, content, answer = self._ended.get(turn.key, ("", 0, None))
+        return answer if request_id and (request_id, content) == (turn.request_id, turn.content()) else None
 
     def _forget_end(self, key: Key) -> None:
         old = self._ended.pop(key, None)
         if old is not None:
-            self._ended_bytes -= _size(old[2])
+            self._ended_bytes -= old[2].nbytes
 
     def _absent(self, turn: Turn) -> StatecellError:
         """Why there is nothing to go on with."""
@@ -233,14 +217,11 @@ class Sequences:
             return error
         raise AssertionError("a sequence that is not live has no session")
 
-    def _tidy(self, sequence: Sequence, turn: Turn) -> None:
-        """A sequence whose first step failed has not begun; one that nobody uses is forgotten."""
-        session = sequence.live
-        if session is not None and not sequence.begun and not any(step.waiters for step in session.pending or ()):
-            self._engine.delete(session.id)
+    def _prune(self, sequence: Sequence, turn: Turn) -> None:
+        """Forgets ids that are not in use any more: this one, and now and then those that have expired."""
         if not sequence.users and sequence.live is None:
             self._sequences.pop(turn.key, None)
-        if len(self._sequences) > self._prune_at:  # sessions that have expired
+        if len(self._sequences) > self._prune_at:
             self._sequences = {k: s for k, s in self._sequences.items() if s.users or s.live is not None}
             self._prune_at = 2 * len(self._sequences) + 1024
 
@@ -253,7 +234,3 @@ def _rows(spec: ModelSpec, inputs: Mapping[str, Array]) -> int:
             rows: int = array.shape[tensor.batch_axis]
             return max(1, rows)
     return 1
-
-
-def _size(answer: Answer) -> int:
-    return ENTRY_BYTES + sum(array.nbytes for array in answer.outputs)

@@ -67,8 +67,12 @@ class Session:
 
     @property
     def next_index(self) -> int:
-        """The step_index of the next new step, once all that is in flight has been applied."""
-        return self.pending[-1].stop_of(self) if self.pending else self.step_index
+        """The step_index of the next new step, once all that is in flight has been applied.
+
+        A step that nobody waits for any more, and that is in flight only because it runs right now, will not be.
+        """
+        waited = [step for step in self.pending or () if step.waiters]
+        return waited[-1].stop_of(self) if waited else self.step_index
 
     def place(self, step_index: int | None, seq_len: int) -> "Step | Reply | None":
         """Where a step belongs: the pending step that it repeats, the reply that it repeats, or None: at the end of the queue.
