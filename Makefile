@@ -10,7 +10,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 PROTO_BIN := .venv-protos/bin
 PROTO_FILES := $(shell cd protos && find statecell -name '*.proto')
-SOURCES := protos export server clients/python tests bench
+SOURCES := protos export server clients/python deploy docs tests bench
 
 .PHONY: help venv train export serve demo test lint format protos protos-check bench image clean
 
@@ -70,13 +70,15 @@ protos-check: $(PROTO_BIN)/.installed  ## Fail where the checked-in generated co
 	@echo "generated code is up to date"
 
 bench: $(STAMP)  ## Measure against the bare runtime (about five minutes)
-	$(BIN)/python bench/run.py
+	$(BIN)/python -m bench.run
 
 ENGINE ?= docker
 IMAGE ?= statecell-server:0.1.0
-BASE ?= docker.io/library/python:3.12-slim
+# Empty: python:3.12-slim, as the Dockerfile says. BUILD_FLAGS: more options of the engine's own, such as --build-arg PIP_INDEX_URL=...
+BASE ?=
+BUILD_FLAGS ?=
 image:  ## Build the server's container image (ENGINE=docker, podman or buildah)
-	ENGINE=$(ENGINE) IMAGE=$(IMAGE) BASE=$(BASE) deploy/build.sh
+	ENGINE="$(ENGINE)" IMAGE="$(IMAGE)" BASE="$(BASE)" deploy/build.sh $(BUILD_FLAGS)
 
 clean:  ## Remove what the other commands made
 	rm -rf .venv .venv-protos models out

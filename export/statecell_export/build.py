@@ -7,38 +7,69 @@ PyTorch stacks an LSTM's gates as i, f, g, o and a GRU's as r, z, n; ONNX wants 
 from collections.abc import Sequence
 
 import numpy as np
+import onnx
+from onnx import helper
 
-from statecell_export.graph import Graph
-from statecell_export.recurrent import Array, Cell, Direction, Recurrent, activation, kind, layers
-from statecell_export.scan import scan
+from statecell.spec import ModelSpec
+from statecell_export.graph import Graph, next_state, to_model
+from statecell_export.recurrent import Array, Cell, Recurrent, activation, kind, layers
+from statecell_export.scan import Layer, cell, scan
 
 _GATE_ORDER = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2), "RNN": (0,)}
 
 
-def build(graph: Graph, module: Recurrent, x: str, states: Sequence[str], lengths: str = "") -> tuple[str, list[str]]:
+def direct(module: Recurrent, spec: ModelSpec, *, fused: bool = True) -> onnx.ModelProto:
+    """A bare recurrent module as a model."""
+    graph = Graph()
+    states = [state.input for state in spec.states]
+    batched = len(spec.inputs[0].shape) == (2 if isinstance(module, Cell) else 3)
+    y, after = build(graph, module, spec.inputs[0].name, states, fused=fused, batched=batched)
+    for source, tensor in zip((y, *after), (*spec.outputs, *map(next_state, spec.states)), strict=True):
+        graph.add_many("Identity", [source], [tensor.name])
+    return to_model(helper.make_graph(graph.nodes, spec.name, [], [], graph.initializers), spec)
+
+
+def build(
+    graph: Graph, module: Recurrent, x: str, states: Sequence[str], *, lengths: str = "", fused: bool = True, batched: bool = True
+) -> tuple[str, list[str]]:
     """Append the nodes of `module` in eval mode to `graph`; the names of y and of the next states.
 
     x is [seq_len, batch, input_size], with batch_first [batch, seq_len, input_size], for a cell [batch, input_size];
-    a state is [num_layers * num_directions, batch, size], for a cell [batch, size]; lengths, where given, is int32 [batch].
+    a state is [num_layers * num_directions, batch, size], for a cell [batch, size]. lengths: int32 [batch] for sequences that end
+    sooner than seq_len; then x is always [seq_len, batch, input_size].
+    fused: as ONNX's own LSTM, GRU and RNN nodes, where these have what the module has. batched: False where x and the states
+    have no batch axis.
     """
+    if not batched:
+        at = 0 if isinstance(module, Cell) or module.batch_first else 1
+        axis, state_axis = graph.ints(at), graph.ints(0 if isinstance(module, Cell) else 1)
+        x = graph.add("Unsqueeze", x, axis)
+        states = [graph.add("Unsqueeze", state, state_axis) for state in states]
+        y, after = build(graph, module, x, states, fused=fused)
+        return graph.add("Squeeze", y, axis), [graph.add("Squeeze", state, state_axis) for state in after]
+    layer = _fused if fused else scan
+    if isinstance(module, Cell) and not fused:
+        after = cell(Layer(graph, module, layers(module)[0], x, states))
+        return after[0], after
     if isinstance(module, Cell):
         axis = graph.ints(0)
         x = graph.add("Unsqueeze", x, axis)
         states = [graph.add("Unsqueeze", state, axis) for state in states]
-        _, after = _layer(graph, module, layers(module)[0], x, states, lengths)
+        _, after = layer(Layer(graph, module, layers(module)[0], x, states))
         after = [graph.add("Squeeze", state, axis) for state in after]
         return after[0], after
 
-    if module.batch_first:
+    batch_first = module.batch_first and not lengths
+    if batch_first:
         x = graph.add("Transpose", x, perm=[1, 0, 2])
     stack = layers(module)
     before = [_split(graph, state, len(stack), len(stack[0])) for state in states]
     steps: list[list[str]] = []
     for number, directions in enumerate(stack):
-        x, after = _layer(graph, module, directions, x, [state[number] for state in before], lengths)
+        x, after = layer(Layer(graph, module, directions, x, [state[number] for state in before], lengths))
         steps.append(after)
     after = [graph.add("Concat", *parts, axis=0) if len(stack) > 1 else parts[0] for parts in zip(*steps, strict=True)]
-    return (graph.add("Transpose", x, perm=[1, 0, 2]) if module.batch_first else x), after
+    return (graph.add("Transpose", x, perm=[1, 0, 2]) if batch_first else x), after
 
 
 def _split(graph: Graph, state: str, num_layers: int, num_directions: int) -> list[str]:
@@ -48,41 +79,33 @@ def _split(graph: Graph, state: str, num_layers: int, num_directions: int) -> li
     return graph.add_many("Split", [state, graph.ints(*[num_directions] * num_layers)], num_layers, axis=0)
 
 
-def _layer(
-    graph: Graph, module: Recurrent, directions: Sequence[Direction], x: str, states: Sequence[str], lengths: str
-) -> tuple[str, list[str]]:
-    """One layer: x [seq_len, batch, input] -> [seq_len, batch, num_directions * hidden], states [num_directions, batch, size]."""
+def _fused(layer: Layer) -> tuple[str, list[str]]:
+    """One layer as one node: y [seq_len, batch, num_directions * hidden] and the next states [num_directions, batch, size]."""
+    graph, directions, operator = layer.graph, layer.directions, kind(layer.module)
     if directions[0].w_hr is not None:
-        return scan(graph, module, directions, x, states, lengths)
+        return scan(layer)
     count = len(directions)
-    weights = [graph.constant(_stack(module, [getattr(d, name) for d in directions]), name) for name in ("w", "r")]
+    attributes = {"hidden_size": directions[0].r.shape[1], "direction": "bidirectional" if count == 2 else "forward"}
+    if operator == "GRU":
+        attributes["linear_before_reset"] = 1
+    if operator == "RNN":
+        attributes["activations"] = [activation(layer.module)] * count
+    weights = [graph.constant(np.stack([_reorder(operator, getattr(d, n)) for d in directions]), n) for n in ("w", "r")]
     y, *after = graph.add_many(
-        kind(module),
-        [x, *weights, _bias(graph, module, directions), lengths, *states],
-        1 + len(states),
-        hidden_size=directions[0].hidden_size,
-        direction="bidirectional" if count == 2 else "forward",
-        **({"linear_before_reset": 1} if kind(module) == "GRU" else {}),
-        **({"activations": [activation(module)] * count} if kind(module) == "RNN" else {}),
+        operator, [layer.x, *weights, _bias(layer), layer.lengths, *layer.states], 1 + len(layer.states), **attributes
     )  # y: [seq_len, num_directions, batch, hidden]
     if count == 1:
         return graph.add("Squeeze", y, graph.ints(1)), after
     return graph.add("Reshape", graph.add("Transpose", y, perm=[0, 2, 1, 3]), graph.ints(0, 0, -1)), after
 
 
-def _reorder(module: Recurrent, gates: Array) -> Array:
-    order = _GATE_ORDER[kind(module)]
+def _reorder(operator: str, gates: Array) -> Array:
+    order = _GATE_ORDER[operator]
     parts = np.split(gates, len(order))
     return np.concatenate([parts[gate] for gate in order])
 
 
-def _stack(module: Recurrent, weights: Sequence[Array]) -> Array:
-    return np.stack([_reorder(module, w) for w in weights])
-
-
-def _bias(graph: Graph, module: Recurrent, directions: Sequence[Direction]) -> str:
+def _bias(layer: Layer) -> str:
     """[num_directions, 2 * gates * hidden], or "" without."""
-    if directions[0].b_ih is None:
-        return ""
-    halves = [np.concatenate([_reorder(module, b) for b in (d.b_ih, d.b_hh) if b is not None]) for d in directions]
-    return graph.constant(np.stack(halves), "b")
+    halves = [[_reorder(kind(layer.module), b) for b in (d.b_ih, d.b_hh) if b is not None] for d in layer.directions]
+    return layer.graph.constant(np.stack([np.concatenate(half) for half in halves]), "b") if halves[0] else ""

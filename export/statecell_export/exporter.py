@@ -1,70 +1,98 @@
 """The main path: probe, lift, write ONNX and TorchScript, prove, publish."""
 
 import copy
-import hashlib
 import time
-from dataclasses import replace
-from importlib.metadata import version as installed
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import onnx
 import torch
-from statecell.spec import ModelSpec
 from torch import nn
 
-from statecell_export import torchscript, trace
-from statecell_export.errors import ModuleRefusedError
+from statecell_export.errors import ExportError, ModuleRefusedError, VerificationError
 from statecell_export.example import read
+from statecell_export.forms import FORMS, Form
+from statecell_export.grid import Case
 from statecell_export.lift import Lifted
 from statecell_export.probe import Probe, probe
 from statecell_export.quiet import quiet
-from statecell_export.recurrent import Recurrent, is_bare
-from statecell_export.report import Report
+from statecell_export.recipes import ONNX, Recipe, Source, recipes
+from statecell_export.report import Report, describe, versions
 from statecell_export.repository import new_version
-from statecell_export.streaming import why_not
-from statecell_export.verify import Case, Verifier, onnx_runner, torchscript_runner
-
-ONNX = "model.onnx"
-TORCHSCRIPT = "model.pt"
-TRACE_SIZES = (5, 3)
+from statecell_export.runners import runner
+from statecell_export.streaming import min_batch, only_a_loop, why_not
+from statecell_export.verify import Verifier
 
 
-def export(module: nn.Module, example: Any, *, name: str, out: str | Path = "models", version: int = 1) -> Report:
+def export(
+    module: nn.Module, example: Any, *, name: str, out: str | Path = "models", version: int = 1, form: str = "float32"
+) -> Report:
     """Export `module` to out/name/version/ and prove it.
 
     >>> export(nn.LSTM(10, 20, 2), torch.zeros(5, 3, 10), name="lstm")
 
-    module: nn.LSTM, GRU, RNN, a cell of these, or a module around them; exported in eval mode, float32, and not changed.
+    module: nn.LSTM, GRU, RNN, a cell of these, or a module around them; exported in eval mode, and not changed.
     example: its input; a tuple or dict of inputs; or lines that name the axes, such as "x:float32[seq_len,batch,10]".
+    form: "float32", which writes ONNX and TorchScript; "float16" or "int8" (8-bit weights), which write ONNX.
 
     Raises ModuleRefusedError, ExampleError, VerificationError; nothing is written then.
     """
-    began = time.perf_counter()
+    if form not in FORMS:
+        raise ExportError(f"form is {form!r}, expected one of {', '.join(FORMS)}")
     with quiet():
-        return _export(_prepared(module), example, name, out, version, began)
+        return _Export(name, Path(out), version, FORMS[form], time.perf_counter()).run(_prepared(module), example)
 
 
-def _export(module: nn.Module, example: Any, name: str, out: str | Path, version: int, began: float) -> Report:
-    found = probe(module, read(module, example), name)
-    lifted = Lifted(module, found.plan)
-    exact = _exact(lifted, found)
-    spec = _streamable(module, Verifier(lifted, found.spec, found.leaves, exact))
-    with new_version(out, name, version) as folder:
-        recipe = _write(module, lifted, replace(found, spec=spec), folder)
-        runners = {ONNX: onnx_runner(folder / ONNX), TORCHSCRIPT: torchscript_runner(folder / TORCHSCRIPT)}
-        report = Report(
-            spec=spec,
-            path=Path(out) / name / str(version),
-            recipe=recipe,
-            form="float32",
-            proof=Verifier(lifted, spec, found.leaves, exact).prove(runners),
-            artifacts={file: _describe(folder / file) for file in runners},
-            versions={package: installed(package) for package in ("torch", "onnx", "onnxruntime")},
-            seconds=round(time.perf_counter() - began, 3),
-        )
-        (folder / "report.json").write_text(report.to_json())
-    return report
+@dataclass(frozen=True)
+class _Export:
+    name: str
+    out: Path
+    version: int
+    form: Form
+    began: float
+
+    def run(self, original: nn.Module, example: Any) -> Report:
+        module = copy.deepcopy(original)
+        self.form.weights(module)
+        found = probe(module, read(module, example), self.name)
+        lifted, exact = Lifted(module, found.plan), _exact(module, found)
+        verifier = Verifier(lifted, exact, found.spec, found.leaves, self.form)
+        reason = why_not(module, found, verifier.difference)
+        spec = replace(found.spec, streamable=not reason, reason=reason, min_batch=min_batch(module, found.spec))
+        source = Source(module, lifted, found, spec, self.form, verifier.tensors)
+        verifier = Verifier(lifted, exact, self.form.spec(spec), found.leaves, self.form)
+        failures: list[ExportError] = [] if recipes(source) else [only_a_loop(module, found, reason)]
+        for recipe in recipes(source):
+            try:
+                return self.publish(source, recipe, verifier, original, failures)
+            except (ModuleRefusedError, VerificationError) as error:
+                failures.append(error)
+        raise failures[0]
+
+    def publish(
+        self, source: Source, recipe: Recipe, verifier: Verifier, original: nn.Module, failures: list[ExportError]
+    ) -> Report:
+        """Write the artifacts by `recipe`, prove them, and put them into the repository."""
+        with new_version(self.out, self.name, self.version) as folder:
+            files = recipe.write(source, folder)
+            runners = {file: runner(folder / file, verifier.spec) for file in files}
+            proof = verifier.prove(runners)
+            rounded = self.form.name != "float32"
+            report = Report(
+                spec=verifier.spec,
+                path=self.out / self.name / str(self.version),
+                recipe=recipe.name,
+                form=self.form.name,
+                proof=proof,
+                accuracy=verifier.accuracy(runners, _exact(original, source.found)) if rounded else proof.worst,
+                ranges=verifier.ranges(),
+                artifacts={file: describe(folder / file) for file in files},
+                versions=versions(),
+                seconds=round(time.perf_counter() - self.began, 3),
+                notes=() if ONNX in files else (f"no {ONNX}: {failures[0]}",),
+            )
+            (folder / "report.json").write_text(report.to_json())
+        return report
 
 
 def _prepared(module: nn.Module) -> nn.Module:
@@ -76,45 +104,12 @@ def _prepared(module: nn.Module) -> nn.Module:
     return module
 
 
-def _exact(lifted: Lifted, found: Probe) -> Lifted | None:
-    """The lifted module in float64, None where its forward only runs in float32."""
-    exact = Lifted(copy.deepcopy(lifted.module).double(), found.plan)
-    verifier = Verifier(exact, found.spec, found.leaves, exact)
+def _exact(module: nn.Module, found: Probe) -> Lifted | None:
+    """The module lifted and in float64, None where its forward only runs in float32."""
+    exact = Lifted(copy.deepcopy(module).double(), found.plan)
+    verifier = Verifier(exact, exact, found.spec, found.leaves, FORMS["float32"])
     try:
-        verifier.run(exact, verifier.feed(Case(*TRACE_SIZES, "zero")))
+        verifier.run(exact, verifier.feed(Case(2, 3, "zero")), double=True)
     except RuntimeError:
         return None
     return exact
-
-
-def _streamable(module: nn.Module, verifier: Verifier) -> ModelSpec:
-    """The spec with what is found out about streaming, and with how many rows ONNX Runtime's RNN node needs."""
-    spec = verifier.spec
-    reason = why_not(module, spec, verifier.difference())
-    fussy = any(isinstance(m, nn.RNN | nn.RNNCell) for m in module.modules()) and spec.has_batch
-    return replace(spec, streamable=not reason, reason=reason, min_batch=2 if fussy else 1)
-
-
-def _write(module: nn.Module, lifted: Lifted, found: Probe, folder: Path) -> str:
-    """Write both artifacts; the name of the recipe."""
-    spec = found.spec
-    verifier = Verifier(lifted, spec, found.leaves, None)
-    seq_len, batch = TRACE_SIZES
-    feed = verifier.feed(Case(1 if found.loops else seq_len, batch, "random"))
-    tensors = tuple(torch.from_numpy(array) for array in feed.values())
-    script = torchscript.trace(lifted, tensors)
-    if found.loops:
-        recipe, script = "loop", torchscript.loop(script, spec)
-        model = trace.loop(trace.traced(module, found.plan, spec, tensors), spec)
-    elif is_bare(module):
-        recipe, model = "direct", trace.direct(cast(Recurrent, module), spec)
-    else:
-        recipe, model = "trace", trace.traced(module, found.plan, spec, tensors)
-    torchscript.save(script, folder / TORCHSCRIPT, spec)
-    onnx.save(model, folder / ONNX)
-    return recipe
-
-
-def _describe(path: Path) -> dict[str, Any]:
-    data = path.read_bytes()
-    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}

@@ -1,6 +1,6 @@
 """An ONNX graph under construction."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,26 @@ class Graph:
         names = [self.name(op) for _ in range(outputs)] if isinstance(outputs, int) else list(outputs)
         self.nodes.append(helper.make_node(op, list(inputs), names, name=self.name(op), **attributes))
         return names
+
+
+def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """A graph and all inside its nodes."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs) if attribute.HasField("g") or attribute.graphs else ():
+                yield from graphs(inner)
+
+
+def renamed(graph: onnx.GraphProto, names: Mapping[str, str]) -> onnx.GraphProto:
+    """`graph` with these values under other names, in place."""
+    for inner in graphs(graph):
+        for node in inner.node:
+            for values in (node.input, node.output):
+                values[:] = [names.get(value, value) for value in values]
+        for value in (*inner.input, *inner.output, *inner.initializer):
+            value.name = names.get(value.name, value.name)
+    return graph
 
 
 def value_info(tensor: TensorSpec) -> onnx.ValueInfoProto:

@@ -138,17 +138,24 @@ class Lifted(nn.Module):
                 chains.roots[number] = (module, states_of(module, result))
             return result
 
-        args, kwargs = pytree.tree_unflatten(
-            [named[leaf.name] if isinstance(leaf, Named) else leaf for leaf in plan.arguments], plan.structure
-        )
         with intercepted(intercept):
-            results = flat_results(self.module(*args, **kwargs))
+            results = self._call(named)
         after = [results[place] for _, place in plan.given]
         for chain, (_, latest) in zip(plan.chains, chains.roots, strict=True):
             after.extend(latest if chain.begins != GIVEN else ())
         if plan.started:
             after.append(torch.ones_like(named["started"]))
         return (*(results[place] for place in plan.results), *after)
+
+    def plain(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """The outputs of the module's own forward, no state lifted out of it."""
+        results = self._call(dict(zip((*self.plan.tensors, *self.plan.state_names), tensors, strict=True)))
+        return tuple(results[place] for place in self.plan.results)
+
+    def _call(self, named: dict[str, Tensor]) -> list[Any]:
+        flat = [named[leaf.name] if isinstance(leaf, Named) else leaf for leaf in self.plan.arguments]
+        args, kwargs = pytree.tree_unflatten(flat, self.plan.structure)
+        return pytree.tree_leaves(self.module(*args, **kwargs))
 
     def _first(self, chain: Chain, named: dict[str, Tensor], states: States | None) -> States | None:
         if chain.begins == GIVEN:
@@ -165,11 +172,6 @@ class Named:
     """Holds a tensor's place among forward's flat arguments."""
 
     name: str
-
-
-def flat_results(result: Any) -> list[Any]:
-    """What forward returned, flat, in order."""
-    return pytree.tree_leaves(result)
 
 
 def paths(module: nn.Module) -> dict[Recurrent, str]:

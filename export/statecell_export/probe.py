@@ -9,6 +9,7 @@ import torch
 from statecell.spec import BATCH, SEQ_LEN, ModelSpec, Shape, StateSpec, TensorSpec
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
+from torch.utils import _pytree as pytree
 
 from statecell_export.errors import ExampleError, ModuleRefusedError
 from statecell_export.example import Arguments, Leaf
@@ -21,7 +22,6 @@ from statecell_export.lift import (
     Plan,
     Run,
     States,
-    flat_results,
     intercepted,
     next_name,
     paths,
@@ -52,6 +52,7 @@ class Observation:
     roots: tuple[Root, ...]
     latest: tuple[States, ...]
     results: tuple[Any, ...]
+    keys: tuple[str, ...]  # the key or field of each result, "" where it has none
 
     @property
     def sizes(self) -> tuple[int, int | None]:
@@ -75,6 +76,7 @@ def probe(module: nn.Module, arguments: Arguments, name: str) -> Probe:
     generator = torch.Generator().manual_seed(0)
     first = observe(module, arguments, {leaf.name: leaf.value for leaf in arguments.leaves})
     _same_again(module, arguments, first)
+    arguments = _with_lengths(module, arguments, first)
     arguments = _with_axes(module, arguments, first, generator)
 
     def at(seq_len: int, batch: int, zero: frozenset[str] = frozenset()) -> Observation:
@@ -89,10 +91,7 @@ def probe(module: nn.Module, arguments: Arguments, name: str) -> Probe:
     given = _given(module, arguments, seen[0], at, shapes)
     chains = _chains(module, seen, bool(given))
     if not chains and not given:
-        raise ModuleRefusedError(
-            f"{type(module).__name__} has no recurrent state: forward calls no nn.LSTM, nn.GRU, nn.RNN or cell of these, and "
-            "takes no state; take the state as an argument of forward and return its next value, of the same shape"
-        )
+        raise _stateless(module)
     results = _results(seen[0], [place for _, place in given])
     state_leaves = {leaf_name for leaf_name, _ in given}
     renamed = _state_input_names([leaf_name for leaf_name, _ in given])
@@ -117,14 +116,21 @@ def probe(module: nn.Module, arguments: Arguments, name: str) -> Probe:
         name=name,
         inputs=tuple(TensorSpec(leaf.name, _dtype(leaf.value.dtype), leaf.shape or ()) for leaf in inputs),
         outputs=tuple(
-            TensorSpec("y" if n == 0 else f"y_{n}", _dtype(seen[0].results[place].dtype), shapes[place] or ())
-            for n, place in enumerate(results)
+            TensorSpec(output, _dtype(seen[0].results[place].dtype), shapes[place] or ())
+            for output, place in zip(_output_names(seen[0], results), results, strict=True)
         ),
         states=tuple(states),
     )
     roots = list(zip(*(one.roots for one in seen), strict=True))
     loops = any(isinstance(root[0].module, Cell) and len({r.seq_len for r in root}) > 1 for root in roots)
     return Probe(spec, plan, inputs, loops, any(root.packed for root in seen[0].roots))
+
+
+def _stateless(module: nn.Module) -> ModuleRefusedError:
+    return ModuleRefusedError(
+        f"{type(module).__name__} has no recurrent state: forward calls no nn.LSTM, nn.GRU, nn.RNN or cell of these, and "
+        "takes no state; take the state as an argument of forward and return its next value, of the same shape"
+    )
 
 
 def observe(module: nn.Module, arguments: Arguments, tensors: dict[str, Tensor]) -> Observation:
@@ -148,11 +154,16 @@ def observe(module: nn.Module, arguments: Arguments, tensors: dict[str, Tensor])
     args, kwargs = arguments.filled(tensors)
     with torch.no_grad(), intercepted(intercept):
         try:
-            results = flat_results(module(*args, **kwargs))
+            results, _ = pytree.tree_flatten_with_path(module(*args, **kwargs))
         except Exception as error:
             shapes = ", ".join(f"{k} {_dtype(v.dtype)}{list(v.shape)}" for k, v in tensors.items())
             raise ExampleError(f"{type(module).__name__}.forward fails on {shapes}: {error}") from error
-    return Observation(tuple(roots), tuple(latest for _, latest in chains.roots), tuple(results))
+    return Observation(tuple(roots), tuple(latest for _, latest in chains.roots), *_keyed(results))
+
+
+def _keyed(results: list[tuple[Any, Any]]) -> tuple[tuple[Any, ...], tuple[str, ...]]:
+    keys = [getattr(path[-1], "key", getattr(path[-1], "name", "")) if path else "" for path, _ in results]
+    return tuple(value for _, value in results), tuple(key if isinstance(key, str) else "" for key in keys)
 
 
 def _sizes(module: Recurrent, input: Any) -> tuple[int, int | None, bool]:
@@ -178,6 +189,27 @@ def _same_again(module: nn.Module, arguments: Arguments, first: Observation) -> 
             )
 
 
+def _with_lengths(module: nn.Module, arguments: Arguments, first: Observation) -> Arguments:
+    """The arguments, the lengths of packed sequences among them marked as such."""
+    if not any(root.packed for root in first.roots):
+        return arguments
+    seq_len, batch = first.sizes
+    for place, leaf in enumerate(arguments.leaves):
+        if not leaf.value.is_floating_point() and tuple(leaf.value.shape) == (batch,) and int(leaf.value.max()) == seq_len:
+            rising = torch.linspace(1, seq_len, batch or 1).to(leaf.value.dtype)
+            try:
+                observe(module, arguments, {other.name: other.value for other in arguments.leaves} | {leaf.name: rising})
+                order = "any"
+            except ExampleError:
+                order = "sorted"
+            marked = replace(leaf, shape=(BATCH,), lengths=order)
+            return replace(arguments, leaves=(*arguments.leaves[:place], marked, *arguments.leaves[place + 1 :]))
+    raise ModuleRefusedError(
+        f"{type(module).__name__}.forward packs its sequences by lengths that are no argument of it; take lengths as an int64 "
+        "tensor [batch], its largest value the padded length"
+    )
+
+
 def _with_axes(module: nn.Module, arguments: Arguments, first: Observation, generator: torch.Generator) -> Arguments:
     """The arguments with their axes named: by the caller, by what PyTorch's own modules define, or by trying."""
     if all(leaf.shape is not None for leaf in arguments.leaves):
@@ -195,6 +227,8 @@ def _with_axes(module: nn.Module, arguments: Arguments, first: Observation, gene
                 symbols = count
         except ExampleError as raised:
             error = error or raised
+    if not best and not first.roots:
+        raise _stateless(module)
     seq_len = first.sizes[0]
     found = {size for leaf in (best[0].leaves if best else ()) for size in leaf.shape or ()}
     if len(best) != 1 or (SEQ_LEN not in found and seq_len > 1) or (BATCH not in found and (first.sizes[1] or 1) > 1):
@@ -329,6 +363,12 @@ def _results(seen: Observation, carried: list[int]) -> list[int]:
     tensors = [i for i, result in enumerate(seen.results) if _is_tensor(result) and i not in carried]
     outputs = [i for i in tensors if not any(seen.results[i] is state for state in states)]
     return outputs or tensors[:1] or carried[:1]
+
+
+def _output_names(seen: Observation, places: list[int]) -> list[str]:
+    """The keys or fields under which forward returns them; else y, y_1, …"""
+    keys = [seen.keys[place] for place in places]
+    return keys if all(keys) and len(set(keys)) == len(keys) else ["y" if n == 0 else f"y_{n}" for n in range(len(keys))]
 
 
 def _restless(module: nn.Module, seen: list[Observation]) -> str:

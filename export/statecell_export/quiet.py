@@ -4,7 +4,8 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from torch.jit import TracerWarning
+from torch.backends import mha
+from torch.jit._trace import TracerWarning
 
 
 @contextmanager
@@ -15,4 +16,9 @@ def quiet() -> Iterator[None]:
             warnings.filterwarnings("ignore", category=category, module=r"torch\.|statecell_export\.")
         warnings.filterwarnings("ignore", message="LSTM with projections is not supported with oneDNN")
         warnings.filterwarnings("ignore", category=TracerWarning)
-        yield
+        fast = mha.get_fastpath_enabled()
+        mha.set_fastpath_enabled(False)  # attention in one operation that no exporter knows
+        try:
+            yield
+        finally:
+            mha.set_fastpath_enabled(fast)

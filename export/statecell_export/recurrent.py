@@ -24,10 +24,6 @@ class Direction:
     b_hh: Array | None
     w_hr: Array | None = None  # [proj_size, hidden_size]
 
-    @property
-    def hidden_size(self) -> int:
-        return int(self.w_hr.shape[1]) if self.w_hr is not None else int(self.r.shape[1])
-
 
 def is_bare(module: nn.Module) -> bool:
     """Whether `module` is one of PyTorch's own recurrent modules, not a user's module around or below one."""

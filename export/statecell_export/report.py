@@ -1,7 +1,9 @@
 """What an export made, and what was proven of it."""
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,9 @@ class Proof:
 class Report:
     """What `export` returns and writes as report.json.
 
-    path: the version's folder. artifacts: file name -> its size and sha256. recipe: how the ONNX graph was made.
+    path: the version's folder. recipe: how the graphs were made. form: the number format.
+    accuracy: artifact -> output -> worst error against the module as it was given, before its weights were rounded to the form.
+    ranges: the whole numbers that the example's inputs held. artifacts: file name -> its size and sha256.
     """
 
     spec: ModelSpec
@@ -40,6 +44,8 @@ class Report:
     recipe: str
     form: str
     proof: Proof
+    accuracy: dict[str, dict[str, float]]
+    ranges: dict[str, tuple[int, int]]
     artifacts: dict[str, dict[str, Any]]
     versions: dict[str, str]
     seconds: float
@@ -53,3 +59,14 @@ class Report:
     def to_json(self) -> str:
         fields = asdict(self) | {"spec": self.spec.to_dict(), "path": str(self.path), "worst_error": self.proof.worst_error}
         return json.dumps(fields, indent=2) + "\n"
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """An artifact's size and digest."""
+    data = path.read_bytes()
+    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def versions() -> dict[str, str]:
+    """What an artifact was made and proven with."""
+    return {package: version(package) for package in ("torch", "onnx", "onnxruntime")}

@@ -18,6 +18,7 @@ def new_version(out: str | Path, name: str, version: int) -> Iterator[Path]:
     if version < 1:
         raise ExportError(f"version is {version}, expected at least 1")
     root = Path(out)
+    existed = root.exists()
     root.mkdir(parents=True, exist_ok=True)
     target = root / name / str(version)
     aside = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=root))
@@ -36,3 +37,5 @@ def new_version(out: str | Path, name: str, version: int) -> Iterator[Path]:
             raise
     finally:
         shutil.rmtree(aside)
+        if not existed and not any(root.iterdir()):
+            root.rmdir()

@@ -4,86 +4,126 @@ Equations: https://docs.pytorch.org/docs/stable/generated/torch.nn.LSTM.html, â€
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from onnx import helper
+from onnx import TensorProto, helper
 
 from statecell_export.graph import Graph
 from statecell_export.recurrent import Array, Direction, Recurrent, activation, kind
 
 
-def scan(
-    graph: Graph, module: Recurrent, directions: Sequence[Direction], x: str, states: Sequence[str], lengths: str = ""
-) -> tuple[str, list[str]]:
-    """One layer: x [seq_len, batch, input] -> [seq_len, batch, num_directions * size], states [num_directions, batch, size]."""
-    assert not lengths, "packed sequences through Scan are refused before"
-    zero, outputs, after = graph.ints(0), [], []
-    for number, weights in enumerate(directions):
-        before = [
-            graph.add("Gather", state, graph.constant(np.int64(number)), axis=0)
-            if len(directions) > 1
-            else graph.add("Squeeze", state, zero)
-            for state in states
-        ]  # [batch, size]
-        y, *last = _direction(graph, module, weights, x, before, reverse=number == 1)
+@dataclass(frozen=True)
+class Layer:
+    """One layer of a recurrent module, and the graph that its nodes go to."""
+
+    graph: Graph
+    module: Recurrent
+    directions: Sequence[Direction]
+    x: str  # [seq_len, batch, input_size]
+    states: Sequence[str]  # each [num_directions, batch, size]
+    lengths: str = ""  # int32 [batch], "" where every row is seq_len long
+
+
+def scan(layer: Layer) -> tuple[str, list[str]]:
+    """y [seq_len, batch, num_directions * size] and the next states [num_directions, batch, size]."""
+    graph, zero = layer.graph, layer.graph.ints(0)
+    count = len(layer.directions)
+    mask = _mask(layer) if layer.lengths else ""
+    outputs: list[str] = []
+    after: list[list[str]] = []
+    for number, weights in enumerate(layer.directions):
+        before = [graph.add("Gather", state, graph.constant(np.int64(number)), axis=0) for state in layer.states]  # [batch, size]
+        y, *last = _Direction(layer, weights, reverse=number == 1).run(before, mask)
         outputs.append(y)
         after.append([graph.add("Unsqueeze", state, zero) for state in last])
-    if len(directions) == 1:
+    if count == 1:
         return outputs[0], after[0]
     return graph.add("Concat", *outputs, axis=2), [graph.add("Concat", *parts, axis=0) for parts in zip(*after, strict=True)]
 
 
-def _direction(
-    graph: Graph, module: Recurrent, weights: Direction, x: str, states: Sequence[str], *, reverse: bool
-) -> list[str]:
-    """y and the last states of one direction. The input's products are taken for all time steps at once, outside the loop."""
-    projected = _affine(graph, x, weights.w, weights.b_ih)  # [seq_len, batch, gates * hidden]
-    body = Graph(graph.name("scan"))
-    names = [body.name("state") for _ in states]
-    gates = body.name("gates")
-    step = {"LSTM": _lstm, "GRU": _gru, "RNN": _rnn}[kind(module)]
-    after = step(graph, body, module, weights, gates, names)
-    y = body.add("Identity", after[0])
-    info = [helper.make_tensor_value_info(name, 1, None) for name in (*names, gates, *after, y)]
-    count = len(states)
-    subgraph = helper.make_graph(body.nodes, body.prefix, info[: count + 1], info[count + 1 :], body.initializers)
-    *last, y = graph.add_many(
-        "Scan",
-        [*states, projected],
-        count + 1,
-        body=subgraph,
-        num_scan_inputs=1,
-        scan_input_directions=[int(reverse)],
-        scan_output_directions=[int(reverse)],
-    )
-    return [y, *last]
+def cell(layer: Layer) -> list[str]:
+    """The next states of a cell: x is [batch, input_size] and each state [batch, size]."""
+    direction = _Direction(layer, layer.directions[0], reverse=False)
+    return direction.step(layer.graph, direction.project(), layer.states)
 
 
-def _affine(graph: Graph, x: str, weight: Array, bias: Array | None, body: Graph | None = None) -> str:
-    """x @ weight.T + bias; inside a loop's body, with the weight kept outside of it."""
-    inner = body or graph
-    product = inner.add("MatMul", x, graph.constant(weight.T, "weight"))
-    return product if bias is None else inner.add("Add", product, graph.constant(bias, "bias"))
+def _mask(layer: Layer) -> str:
+    """bool [seq_len, batch, 1]: whether a row still runs at a time step."""
+    graph = layer.graph
+    seq_len = graph.add("Squeeze", graph.add("Shape", layer.x, end=1), graph.ints(0))
+    one, zero = (graph.constant(np.int64(value)) for value in (1, 0))
+    time = graph.add("Unsqueeze", graph.add("Range", zero, seq_len, one), graph.ints(1, 2))
+    lengths = graph.add("Unsqueeze", graph.add("Cast", layer.lengths, to=TensorProto.INT64), graph.ints(0, 2))
+    return graph.add("Less", time, lengths)
 
 
-def _lstm(graph: Graph, body: Graph, module: Recurrent, weights: Direction, gates: str, states: Sequence[str]) -> list[str]:
-    h, c = states
-    total = body.add("Add", gates, _affine(graph, h, weights.r, weights.b_hh, body))
-    i, f, g, o = body.add_many("Split", [total], 4, axis=-1)
-    i, f, o = (body.add("Sigmoid", gate) for gate in (i, f, o))
-    c = body.add("Add", body.add("Mul", f, c), body.add("Mul", i, body.add("Tanh", g)))
-    h = body.add("Mul", o, body.add("Tanh", c))
-    return [h if weights.w_hr is None else _affine(graph, h, weights.w_hr, None, body), c]
+@dataclass(frozen=True)
+class _Direction:
+    """One direction of a layer. The input's products are taken for all time steps at once, outside the loop."""
 
+    layer: Layer
+    weights: Direction
+    reverse: bool
 
-def _gru(graph: Graph, body: Graph, module: Recurrent, weights: Direction, gates: str, states: Sequence[str]) -> list[str]:
-    (h,) = states
-    r, z, n = body.add_many("Split", [gates], 3, axis=-1)
-    h_r, h_z, h_n = body.add_many("Split", [_affine(graph, h, weights.r, weights.b_hh, body)], 3, axis=-1)
-    r, z = (body.add("Sigmoid", body.add("Add", a, b)) for a, b in ((r, h_r), (z, h_z)))
-    n = body.add("Tanh", body.add("Add", n, body.add("Mul", r, h_n)))
-    return [body.add("Add", n, body.add("Mul", z, body.add("Sub", h, n)))]
+    def run(self, states: Sequence[str], mask: str) -> list[str]:
+        """y [seq_len, batch, size] and the last states [batch, size]."""
+        graph = self.layer.graph
+        projected = self.project()
+        body = Graph(graph.name("scan"))
+        before = [body.name("state") for _ in states]
+        gates, running = body.name("gates"), body.name("running")
+        after = self.step(body, gates, before)
+        y = body.add("Identity", after[0])
+        if mask:
+            after = [body.add("Where", running, new, old) for new, old in zip(after, before, strict=True)]
+            y = body.add("Where", running, y, body.constant(np.float32(0)))
+        inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in (*before, gates)]
+        if mask:
+            inputs.append(helper.make_tensor_value_info(running, TensorProto.BOOL, None))
+        outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in (*after, y)]
+        sequences = [projected, mask] if mask else [projected]
+        *last, y = graph.add_many(
+            "Scan",
+            [*states, *sequences],
+            len(outputs),
+            body=helper.make_graph(body.nodes, body.prefix, inputs, outputs, body.initializers),
+            num_scan_inputs=len(sequences),
+            scan_input_directions=[int(self.reverse)] * len(sequences),
+            scan_output_directions=[int(self.reverse)],
+        )
+        return [y, *last]
 
+    def project(self) -> str:
+        """The input's share of the gates, [seq_len, batch, gates * hidden]."""
+        return self._affine(self.layer.graph, self.layer.x, self.weights.w, self.weights.b_ih)
 
-def _rnn(graph: Graph, body: Graph, module: Recurrent, weights: Direction, gates: str, states: Sequence[str]) -> list[str]:
-    return [body.add(activation(module), body.add("Add", gates, _affine(graph, states[0], weights.r, weights.b_hh, body)))]
+    def step(self, body: Graph, gates: str, states: Sequence[str]) -> list[str]:
+        """One time step: the next states."""
+        return {"LSTM": self._lstm, "GRU": self._gru, "RNN": self._rnn}[kind(self.layer.module)](body, gates, states)
+
+    def _affine(self, inside: Graph, x: str, weight: Array, bias: Array | None) -> str:
+        """x @ weight.T + bias, computed `inside` the loop or before it; the weight is kept outside of the loop."""
+        product = inside.add("MatMul", x, self.layer.graph.constant(weight.T, "weight"))
+        return product if bias is None else inside.add("Add", product, self.layer.graph.constant(bias, "bias"))
+
+    def _lstm(self, body: Graph, gates: str, states: Sequence[str]) -> list[str]:
+        h, c = states
+        total = body.add("Add", gates, self._affine(body, h, self.weights.r, self.weights.b_hh))
+        i, f, g, o = body.add_many("Split", [total], 4, axis=-1)
+        i, f, o = (body.add("Sigmoid", gate) for gate in (i, f, o))
+        c = body.add("Add", body.add("Mul", f, c), body.add("Mul", i, body.add("Tanh", g)))
+        h = body.add("Mul", o, body.add("Tanh", c))
+        return [h if self.weights.w_hr is None else self._affine(body, h, self.weights.w_hr, None), c]
+
+    def _gru(self, body: Graph, gates: str, states: Sequence[str]) -> list[str]:
+        (h,) = states
+        r, z, n = body.add_many("Split", [gates], 3, axis=-1)
+        h_r, h_z, h_n = body.add_many("Split", [self._affine(body, h, self.weights.r, self.weights.b_hh)], 3, axis=-1)
+        r, z = (body.add("Sigmoid", body.add("Add", a, b)) for a, b in ((r, h_r), (z, h_z)))
+        n = body.add("Tanh", body.add("Add", n, body.add("Mul", r, h_n)))
+        return [body.add("Add", n, body.add("Mul", z, body.add("Sub", h, n)))]
+
+    def _rnn(self, body: Graph, gates: str, states: Sequence[str]) -> list[str]:
+        total = body.add("Add", gates, self._affine(body, states[0], self.weights.r, self.weights.b_hh))
+        return [body.add(activation(self.layer.module), total)]

@@ -4,101 +4,147 @@ The trace sees each recurrent call as one opaque node; `build` fills it in after
 modules works here as it does alone, projections too, which the tracing exporter refuses.
 """
 
+import contextlib
 import io
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import onnx
 import torch
-from onnx import compose, helper
-from statecell.spec import ModelSpec
+import torch._VF
+from onnx import TensorProto, helper
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
+from statecell.spec import ModelSpec
 from statecell_export.build import build
 from statecell_export.errors import ModuleRefusedError
 from statecell_export.graph import OPSET, Graph, next_state, to_model
-from statecell_export.lift import Lifted, Plan, Run, States
+from statecell_export.lift import Lifted, Plan, Run, States, states_of
 from statecell_export.quiet import quiet
 from statecell_export.recurrent import Cell, Recurrent
 
 _DOMAIN = "statecell"
 
-
-def direct(module: Recurrent, spec: ModelSpec) -> onnx.ModelProto:
-    """A bare recurrent module, without any trace."""
-    graph = Graph()
-    y, after = build(graph, module, spec.inputs[0].name, [state.input for state in spec.states])
-    for source, tensor in zip((y, *after), (*spec.outputs, *map(next_state, spec.states)), strict=True):
-        graph.add_many("Identity", [source], [tensor.name])
-    return to_model(helper.make_graph(graph.nodes, spec.name, [], [], graph.initializers), spec)
+Compute = Callable[..., tuple[Tensor, ...]]
 
 
-def traced(module: nn.Module, plan: Plan, spec: ModelSpec, tensors: tuple[Tensor, ...]) -> onnx.ModelProto:
-    """`module`, lifted by `plan`, at any sizes. tensors: its inputs and states, with no axis of size 1."""
+def traced(
+    module: nn.Module, plan: Plan, spec: ModelSpec, tensors: tuple[Tensor, ...], *, fused: bool = True
+) -> onnx.ModelProto:
+    """`module`, lifted by `plan`, at any sizes. tensors: its inputs and states. Raises ModuleRefusedError."""
     calls: list[Recurrent] = []
-
-    def opaque(run: Run, called: Recurrent, input: Any, states: States | None) -> Any:
-        assert states is not None, "every recurrence in the plan has states"
-        calls.append(called)
-        y, *after = _Opaque.apply(run, called, len(calls) - 1, input, *states)  # type: ignore[no-untyped-call]
-        following = tuple(after) if len(after) > 1 else after[0]
-        return following if isinstance(called, Cell) else (y, following)
-
-    names = [t.name for t in spec.inputs] + [s.input for s in spec.states]
-    results = [t.name for t in spec.outputs] + [s.output for s in spec.states]
-    shapes = {
-        t.name: t.shape for t in (*spec.inputs, *spec.outputs, *(s.tensor for s in spec.states), *map(next_state, spec.states))
-    }
+    states = [state.tensor for state in spec.states]
+    signature = [*spec.inputs, *states, *spec.outputs, *map(next_state, spec.states)]
     file = io.BytesIO()
-    with quiet(), torch.no_grad():
+    with quiet(), torch.no_grad(), _unpacked(), contextlib.redirect_stdout(io.StringIO()):  # it prints the graph when it fails
         try:
             torch.onnx.export(
-                Lifted(module, plan, opaque),
+                Lifted(module, plan, _opaque(calls)),
                 tensors,
-                file,
+                file,  # type: ignore[arg-type]
                 dynamo=False,
                 opset_version=OPSET,
                 custom_opsets={_DOMAIN: 1} if plan.chains else {},
-                input_names=names,
-                output_names=results,
+                input_names=[tensor.name for tensor in (*spec.inputs, *states)],
+                output_names=[tensor.name for tensor in signature[len(spec.inputs) + len(states) :]],
                 dynamic_axes={
-                    name: {axis: size for axis, size in enumerate(shape) if isinstance(size, str)}
-                    for name, shape in shapes.items()
+                    tensor.name: {axis: size for axis, size in enumerate(tensor.shape) if isinstance(size, str)}
+                    for tensor in signature
                 },
             )
         except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
-            raise ModuleRefusedError(f"{type(module).__name__} has a part that ONNX cannot express: {error}") from error
+            reason = str(error).strip().splitlines()[0]
+            raise ModuleRefusedError(
+                f"{type(module).__name__}.forward has a part that ONNX cannot express: {reason}; replace that operation"
+            ) from error
     model = onnx.load_from_string(file.getvalue())
-    return to_model(_filled(model.graph, calls), spec, [o for o in model.opset_import if o.domain != _DOMAIN])
+    graph = _filled(model.graph, calls, fused=fused)
+    return to_model(graph, spec, [opset for opset in model.opset_import if opset.domain != _DOMAIN])
+
+
+def _opaque(calls: list[Recurrent]) -> Callable[[Run, Recurrent, Any, States | None], Any]:
+    """Runs a recurrent call as one opaque node, and appends its module to `calls`."""
+
+    def intercept(run: Run, module: Recurrent, input: Any, states: States | None) -> Any:
+        assert states is not None, "every recurrence in the plan has states"
+        calls.append(module)
+        if not isinstance(input, PackedSequence):
+
+            def compute(x: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+                result = run(module, x, states)
+                after = states_of(module, result)
+                return (after[0].clone() if isinstance(module, Cell) else result[0], *after)
+
+            y, *after = _Opaque.apply(compute, module, len(calls) - 1, input.dim(), input, *states)  # type: ignore[no-untyped-call]
+            following = tuple(after) if len(after) > 1 else after[0]
+            return following if isinstance(module, Cell) else (y, following)
+
+        assert not isinstance(module, Cell)
+        *before, lengths = *(_permuted(state, input.sorted_indices) for state in states), input.batch_sizes
+
+        def compute_packed(x: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+            *states, lengths = rest
+            packed = PackedSequence(*_PACK(x, lengths, False))
+            data, *after = (result := run(module, packed, tuple(states)))[0].data, *states_of(module, result)
+            return (_PAD(data, packed.batch_sizes, False, 0.0, x.size(0))[0], *after)
+
+        y, *after = _Opaque.apply(compute_packed, module, len(calls) - 1, 3, input.data, *before, lengths)  # type: ignore[no-untyped-call]
+        following = tuple(_permuted(state, input.unsorted_indices) for state in after)
+        packed = PackedSequence(y, lengths, input.sorted_indices, input.unsorted_indices)
+        return packed, following if len(following) > 1 else following[0]
+
+    return intercept
+
+
+def _permuted(state: Tensor, order: Tensor | None) -> Tensor:
+    return state if order is None else state.index_select(1, order)
+
+
+_PACK, _PAD = torch._C._VariableFunctions._pack_padded_sequence, torch._C._VariableFunctions._pad_packed_sequence
+
+
+@contextlib.contextmanager
+def _unpacked() -> Iterator[None]:
+    """Packed sequences stay padded: `data` is [seq_len, batch, size] and `batch_sizes` the lengths, which ONNX's nodes take as such."""
+
+    def pack(x: Tensor, lengths: Tensor, batch_first: bool) -> tuple[Tensor, Tensor]:
+        return (x.transpose(0, 1) if batch_first else x), lengths
+
+    def pad(data: Tensor, lengths: Tensor, batch_first: bool, padding: float, total: int) -> tuple[Tensor, Tensor]:
+        if padding:
+            raise ModuleRefusedError(f"pad_packed_sequence pads with {padding}, which ONNX's nodes do not; pad with 0")
+        return (data.transpose(0, 1) if batch_first else data), lengths
+
+    torch._VF._pack_padded_sequence, torch._VF._pad_packed_sequence = pack, pad  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        del torch._VF._pack_padded_sequence, torch._VF._pad_packed_sequence  # type: ignore[attr-defined]
 
 
 class _Opaque(torch.autograd.Function):
-    """A recurrent call that the exporter sees as one node, statecell::Recurrent(x, *states) -> (y, *next states)."""
+    """A recurrent call that the exporter sees as one node, statecell::Recurrent(x, *states[, lengths]) -> (y, *next states)."""
 
     @staticmethod
-    def forward(ctx: Any, run: Run, module: Recurrent, call: int, x: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+    def forward(_ctx: Any, compute: Compute, _module: Recurrent, _call: int, _rank: int, *tensors: Tensor) -> tuple[Tensor, ...]:
         tracing = torch._C._get_tracing_state()
-        torch._C._set_tracing_state(None)  # what happens inside is no part of the trace
+        torch._C._set_tracing_state(None)  # type: ignore[attr-defined]  # what happens inside is no part of the trace
         try:
-            result = run(module, x, states)
+            return compute(*tensors)
         finally:
-            torch._C._set_tracing_state(tracing)
-        if isinstance(module, Cell):
-            after = result if isinstance(result, tuple) else (result,)
-            return (after[0].clone(), *after)
-        y, after = result
-        return (y, *(after if isinstance(after, tuple) else (after,)))
+            torch._C._set_tracing_state(tracing)  # type: ignore[attr-defined]
 
     @staticmethod
-    def symbolic(g: Any, run: Run, module: Recurrent, call: int, x: Any, *states: Any) -> Any:
-        outputs = g.op(f"{_DOMAIN}::Recurrent", x, *states, call_i=call, outputs=1 + len(states))
-        rank = 2 if isinstance(module, Cell) else 3
+    def symbolic(g: Any, _compute: Compute, module: Recurrent, call: int, rank: int, x: Any, *rest: Any) -> Any:
+        states = 2 if isinstance(module, nn.LSTM | nn.LSTMCell) else 1
+        outputs = g.op(f"{_DOMAIN}::Recurrent", x, *rest, call_i=call, rank_i=rank, outputs=1 + states)
         for output in outputs:
             output.setType(x.type().with_sizes([None] * rank))
         return outputs
 
 
-def _filled(graph: onnx.GraphProto, calls: list[Recurrent]) -> onnx.GraphProto:
+def _filled(graph: onnx.GraphProto, calls: list[Recurrent], *, fused: bool) -> onnx.GraphProto:
     """`graph` with each opaque node replaced by the nodes of the module that it stands for."""
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
@@ -108,7 +154,9 @@ def _filled(graph: onnx.GraphProto, calls: list[Recurrent]) -> onnx.GraphProto:
         call = helper.get_node_attr_value(node, "call")
         inner = Graph(f"/recurrent_{call}")
         x, *states = node.input
-        y, after = build(inner, calls[call], x, states)
+        lengths = inner.add("Cast", states.pop(), to=TensorProto.INT32) if len(states) == len(node.output) else ""
+        batched = helper.get_node_attr_value(node, "rank") == (2 if isinstance(calls[call], Cell) else 3)
+        y, after = build(inner, calls[call], x, states, lengths=lengths, fused=fused, batched=batched)
         for source, name in zip((y, *after), node.output, strict=True):
             inner.add_many("Identity", [source], [name])
         nodes.extend(inner.nodes)
@@ -116,39 +164,3 @@ def _filled(graph: onnx.GraphProto, calls: list[Recurrent]) -> onnx.GraphProto:
     del graph.node[:]
     graph.node.extend(nodes)
     return graph
-
-
-def loop(body: onnx.ModelProto, spec: ModelSpec) -> onnx.ModelProto:
-    """A model that runs `body`, traced at seq_len 1, for each time step: an ONNX Scan."""
-    inner = compose.add_prefix(body, "step/").graph
-    step, outer = Graph("/step"), Graph()
-    timed = [t for t in spec.inputs if t.time_axis is not None]
-    for tensor in spec.inputs:
-        if tensor.time_axis is None:
-            step.add_many("Identity", [tensor.name], [f"step/{tensor.name}"])
-        else:
-            step.add_many("Unsqueeze", [f"slice/{tensor.name}", step.ints(tensor.time_axis)], [f"step/{tensor.name}"])
-    last = Graph("/last")
-    for tensor in spec.outputs:
-        last.add_many("Squeeze", [f"step/{tensor.name}", last.ints(tensor.time_axis or 0)], [f"slice/{tensor.name}"])
-    tensors = (*spec.inputs, *spec.outputs, *(s.tensor for s in spec.states), *map(next_state, spec.states))
-    types = {t.name: helper.np_dtype_to_tensor_dtype(np.dtype(t.dtype)) for t in tensors}
-    subgraph = helper.make_graph(
-        [*step.nodes, *inner.node, *last.nodes],
-        "step",
-        [helper.make_tensor_value_info(f"step/{s.input}", types[s.input], None) for s in spec.states]
-        + [helper.make_tensor_value_info(f"slice/{t.name}", types[t.name], None) for t in timed],
-        [helper.make_tensor_value_info(f"step/{s.output}", types[s.output], None) for s in spec.states]
-        + [helper.make_tensor_value_info(f"slice/{t.name}", types[t.name], None) for t in spec.outputs],
-    )
-    outer.initializers.extend([*step.initializers, *inner.initializer, *last.initializers])
-    outer.add_many(
-        "Scan",
-        [*(s.input for s in spec.states), *(t.name for t in timed)],
-        [*(s.output for s in spec.states), *(t.name for t in spec.outputs)],
-        body=subgraph,
-        num_scan_inputs=len(timed),
-        scan_input_axes=[t.time_axis for t in timed],
-        scan_output_axes=[t.time_axis for t in spec.outputs],
-    )
-    return to_model(helper.make_graph(outer.nodes, spec.name, [], [], outer.initializers), spec, body.opset_import)

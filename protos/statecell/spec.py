@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -51,11 +52,11 @@ class TensorSpec:
     def __post_init__(self) -> None:
         _check("tensor", self.name, self.dtype, self.shape)
 
-    @property
+    @cached_property
     def batch_axis(self) -> int | None:
         return _axis(self.shape, BATCH)
 
-    @property
+    @cached_property
     def time_axis(self) -> int | None:
         return _axis(self.shape, SEQ_LEN)
 
@@ -82,11 +83,11 @@ class StateSpec:
         if SEQ_LEN in self.shape:
             raise SpecError(f"state {self.input!r} has a time axis in its shape {list(self.shape)}; a state has none")
 
-    @property
+    @cached_property
     def batch_axis(self) -> int | None:
         return _axis(self.shape, BATCH)
 
-    @property
+    @cached_property
     def tensor(self) -> TensorSpec:
         """The state as the input tensor that it is."""
         return TensorSpec(self.input, self.dtype, self.shape)
@@ -142,12 +143,12 @@ class ModelSpec:
         if self.min_batch < 1:
             raise SpecError(f"model {self.name!r} has min_batch {self.min_batch}, expected at least 1")
 
-    @property
+    @cached_property
     def has_time(self) -> bool:
         """Whether a call takes any number of time steps; otherwise each call is one."""
         return any(t.time_axis is not None for t in self.inputs)
 
-    @property
+    @cached_property
     def has_batch(self) -> bool:
         """Whether a call takes any number of rows; otherwise it takes one."""
         return any(t.batch_axis is not None for t in (*self.inputs, *(s.tensor for s in self.states)))

@@ -27,6 +27,13 @@ def size(text: str) -> int:
     return int(float(match[1]) * UNITS[match[2].upper()])
 
 
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, runtime = text.partition("=")
+    if not equals or not name:
+        raise typer.BadParameter(f"{text!r} is not NAME=RUNTIME, as in tagger=torchscript")
+    return name, runtime
+
+
 @app.command()
 def serve(
     models: Annotated[Path, typer.Option(help="The model repository: <name>/<version>/model.onnx.")] = Path("models"),
@@ -41,6 +48,10 @@ def serve(
     drain_seconds: Annotated[
         float, typer.Option(help="Seconds to finish what is in flight at the end.")
     ] = DEFAULTS.drain_seconds,
+    runtime: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=torchscript to run a model's model.pt though it has a model.onnx; repeatable."),
+    ] = None,
     log_level: Annotated[str, typer.Option(help="DEBUG, INFO, WARNING or ERROR.")] = "INFO",
 ) -> None:
     """Serve recurrent models over gRPC and keep their state between calls.
@@ -62,6 +73,7 @@ def serve(
             max_message=size(max_message),
             threads=threads,
             drain_seconds=drain_seconds,
+            runtimes=dict(_pair(text) for text in runtime or []),
         )
         asyncio.run(_run(config))
     except (ConfigError, LoadError) as error:

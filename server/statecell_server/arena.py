@@ -69,6 +69,9 @@ class StateArena:
 
     def free(self, slots: Sequence[int]) -> None:
         """One owner fewer for each of the slots."""
+        if not self._shared:
+            self._free += [slot for slot in reversed(slots) if slot != INITIAL_SLOT]
+            return
         for slot in reversed(slots):
             if slot == INITIAL_SLOT:
                 continue
@@ -92,11 +95,12 @@ class StateArena:
 
     def gather(self, slots: Sequence[int], out: Sequence[Array]) -> None:
         """Copies the rows of `slots` into `out`: an array a state, of its own shape with len(slots) as batch."""
+        index = np.array(slots, np.intp)
         for array, axis, target in zip(self._arrays, self._axes, out, strict=True):
             if axis is None:
                 np.copyto(target, array[slots[0]])
             else:
-                np.take(array, slots, axis=axis, out=target, mode="clip")
+                array.take(index, axis=axis, out=target, mode="clip")
 
     def scatter(self, slots: Sequence[int], states: Sequence[Array]) -> None:
         """The reverse of gather; rows of `states` beyond the slots are left out."""

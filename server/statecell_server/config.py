@@ -1,7 +1,10 @@
 """What the server was told at start; validated once, changed by nobody."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+
+RUNTIMES = ("onnxruntime", "torchscript")
 
 
 class ConfigError(ValueError):
@@ -22,6 +25,7 @@ class Config:
     max_message: int = 64 << 20
     threads: int = 1
     drain_seconds: float = 10.0
+    runtimes: Mapping[str, str] = field(default_factory=dict)  # of models that are not to run in the first they can
 
     def __post_init__(self) -> None:
         if not self.models.is_dir():
@@ -31,5 +35,8 @@ class Config:
         for option in ("state_memory", "session_ttl", "max_batch", "max_queue", "max_message", "threads"):
             if getattr(self, option) <= 0:
                 raise ConfigError(f"--{option.replace('_', '-')} is {getattr(self, option)}, expected more than 0")
+        for name, runtime in self.runtimes.items():
+            if runtime not in RUNTIMES:
+                raise ConfigError(f"--runtime {name}={runtime}: there is no such runtime, expected {' or '.join(RUNTIMES)}")
         if self.drain_seconds < 0:
             raise ConfigError(f"--drain-seconds is {self.drain_seconds}, expected 0 or more")

@@ -13,12 +13,13 @@ from statecell_server.errors import (
     InvalidRequest,
     NotStreamable,
     QueueFull,
+    SessionNotFound,
     ShapeMismatch,
     StateBudgetExceeded,
     StatecellError,
     StepOutOfOrder,
 )
-from statecell_server.inputs import Inputs, check_inputs, check_states, split_states
+from statecell_server.inputs import Inputs, check_states, split_states
 from statecell_server.repository import Repository
 from statecell_server.runner import Runner
 from statecell_server.sessions import Reply, Session, Sessions
@@ -74,14 +75,7 @@ class Engine:
             raise InvalidRequest(
                 f"{len(session_ids)} session_ids and {len(step_indexes)} step_indexes, expected one index a session or none"
             )
-        found: list[Session | None] = []
-        errors: dict[int, StatecellError] = {}
-        for position, session_id in enumerate(session_ids):
-            try:
-                found.append(self.sessions.get(session_id))
-            except StatecellError as error:
-                found.append(None)
-                errors[position] = error
+        found, errors = self.sessions.find(session_ids)
         known = [s for s in found if s is not None]
         if not known:
             raise errors[0]
@@ -99,9 +93,9 @@ class Engine:
     def _inputs(runner: Runner, known: Sequence[Session], count: int, tensors: Tensors) -> Inputs:
         rows = sum(s.batch for s in known)
         if len(known) == count:
-            return check_inputs(runner.spec, tensors, rows)
+            return runner.check(tensors, rows)
         # The rows of sessions that are not there are skipped, if the message leaves no doubt how many they are.
-        inputs = check_inputs(runner.spec, tensors, None)
+        inputs = runner.check(tensors, None)
         if inputs.rows - rows != count - len(known):
             raise ShapeMismatch(f"the inputs have {inputs.rows} rows, expected {rows} and one for each unknown session")
         return inputs
@@ -111,14 +105,16 @@ class Engine:
         now = time.time()
         new: list[int] = []
         rows: list[int] = []  # of the new ones
+        seen: set[Session] = set()
         row = 0
         for position, session in enumerate(ticket.sessions):
             if session is None:
                 row += 1
                 continue
-            if any(ticket.sessions[other] is session for other in new):
+            if session in seen or ticket.runner.variance:  # its next step; or nobody may share its run
                 self._queue(ticket, inputs, new, rows, step_indexes)
-                new, rows = [], []
+                new, rows, seen = [], [], set()
+            seen.add(session)
             session.used = now
             try:
                 placed = session.place(step_indexes[position], inputs.seq_len)
@@ -160,7 +156,7 @@ class Engine:
         """One stateless call: the outputs, then the final states, by name."""
         runner = self.models.get(model, version)
         given, states = split_states(runner.spec, tensors)
-        inputs = check_inputs(runner.spec, given, None)
+        inputs = runner.check(given, None)
         session = Session("", runner.name, runner.version, batch=inputs.rows)
         if states:
             session.loaded = check_states(runner.spec, states, inputs.rows)
@@ -273,7 +269,9 @@ class Engine:
     def reset(self, session_id: str) -> Session:
         """Back to the model's initial state. Steps in flight are not applied."""
         session = self.sessions.get(session_id)
-        self.runner(session).release(session)
+        runner = self.runner(session)
+        runner.abandon(session, StepOutOfOrder(f"session {session.id} was reset", session_id=session.id, expected_step_index=0))
+        runner.release(session)
         session.reset()
         return session
 
@@ -285,5 +283,6 @@ class Engine:
 
     def _forget(self, session: Session) -> None:
         runner = self.runner(session)
+        runner.abandon(session, SessionNotFound(f"session {session.id} was deleted", session_id=session.id))
         runner.release(session)
         runner.rows -= session.batch

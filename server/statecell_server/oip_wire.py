@@ -229,16 +229,16 @@ def write_statistics(runner: Runner, success: tuple[int, int], fail: tuple[int, 
     Clients expect the four parts of a request's time to have one count. Known are the whole, and how long a row is in a run on
     average, whoever sent it; what remains counts as queue.
     """
-    runs = runner.statistics.by_rows()
-    rows = sum(size * run.count for size, run in runs.items())
+    runs = sorted(runner.batches.items())
+    rows = sum(size * times for size, times in runs)
     count, ns = success
-    infer = min(ns, count * sum(size * run.ns for size, run in runs.items()) // max(1, rows))
+    infer = min(ns, count * sum(size * runner.busy[size] for size, _ in runs) // max(1, rows))
     return pb.ModelStatistics(
         name=runner.name,
         version=runner.version,
-        last_inference=int(runner.statistics.last * 1000),
+        last_inference=int(runner.last_run * 1000),
         inference_count=rows,
-        execution_count=sum(run.count for run in runs.values()),
+        execution_count=runner.batches.total(),
         inference_stats=pb.InferStatistics(
             success=_duration(*success),
             fail=_duration(*fail),
@@ -250,11 +250,11 @@ def write_statistics(runner: Runner, success: tuple[int, int], fail: tuple[int, 
         batch_stats=[
             pb.InferBatchStatistics(
                 batch_size=size,
-                compute_input=_duration(run.count, 0),
-                compute_infer=_duration(run.count, run.ns),
-                compute_output=_duration(run.count, 0),
+                compute_input=_duration(times, 0),
+                compute_infer=_duration(times, runner.busy[size]),
+                compute_output=_duration(times, 0),
             )
-            for size, run in runs.items()
+            for size, times in runs
         ],
     )
 

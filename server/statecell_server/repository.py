@@ -1,4 +1,4 @@
-"""Repository: the models of a folder, `<name>/<version>/model.onnx`, loaded and running."""
+"""Repository: the models of a folder, `<name>/<version>/{model.onnx,model.pt}`, loaded and running."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,26 +9,45 @@ from statecell_server.runner import Runner
 from statecell_server.runtime import LoadError, Runtime
 
 
+def load(folder: Path, runtime: str, threads: int) -> Runtime:
+    """The artifact of the folder that the runtime takes. Raises LoadError."""
+    if runtime == "onnxruntime":
+        from statecell_server.onnx_runtime import OnnxRuntime
+
+        return OnnxRuntime(folder / "model.onnx", threads)
+    try:
+        from statecell_server.torchscript_runtime import TorchScriptRuntime
+    except ImportError as error:
+        raise LoadError(
+            f"{folder} is to run in TorchScript, and there is no torch here: pip install 'statecell-server[torchscript]'"
+        ) from error
+    return TorchScriptRuntime(folder / "model.pt", threads)
+
+
 class Repository:
     """Every version of every model in the folder, by name."""
 
     def __init__(self, config: Config) -> None:
         """Loads all of them. Raises LoadError."""
         self._runners: dict[str, dict[str, Runner]] = {}
-        for path in sorted(config.models.glob("*/*/model.onnx")):
-            name, version = path.parts[-3:-1]
+        for folder in sorted({path.parent for path in config.models.glob("*/*/model.*")}):
+            name, version = folder.parts[-2:]
             if not version.isdigit():
-                raise LoadError(f"{path.parent} is not a version: its name must be a number, as in {name}/1")
-            self._runners.setdefault(name, {})[version] = self._load(path, name, version, config)
+                raise LoadError(f"{folder} is not a version: its name must be a number, as in {name}/1")
+            self._runners.setdefault(name, {})[version] = self._load(folder, name, version, config)
         if not self._runners:
-            raise LoadError(f"there is no model in {config.models}: expected <name>/<version>/model.onnx")
+            raise LoadError(f"there is no model in {config.models}: expected <name>/<version>/model.onnx or model.pt")
+        for name in config.runtimes:
+            if name not in self._runners:
+                raise LoadError(f"--runtime names {name!r}, which is no model; there are {', '.join(sorted(self._runners))}")
 
     @staticmethod
-    def _load(path: Path, name: str, version: str, config: Config) -> Runner:
+    def _load(folder: Path, name: str, version: str, config: Config) -> Runner:
+        chosen = config.runtimes.get(name) or ("onnxruntime" if (folder / "model.onnx").exists() else "torchscript")
         return Runner(
             name,
             version,
-            Runtime(path, config.threads),
+            load(folder, chosen, config.threads),
             state_memory=config.state_memory,
             max_batch=config.max_batch,
             max_queue=config.max_queue,

@@ -1,30 +1,35 @@
-"""Runner: what runs one model. Gather, run, scatter on a thread of its own; commit on the event loop."""
+"""Runner: what keeps one model running. Batches are launched and committed on the event loop."""
 
 import asyncio
 import logging
 import queue
 import threading
+import time
+from collections import Counter
 from collections.abc import Sequence
-from time import perf_counter_ns
 
 import numpy as np
 from statecell.tensor import Array
 
 from statecell_server.arena import INITIAL_SLOT, StateArena
-from statecell_server.errors import InputRefused, InternalError, StatecellError, StepOutOfOrder
-from statecell_server.inputs import Inputs
-from statecell_server.runtime import Plan, RunError, Runtime
+from statecell_server.errors import InternalError, StatecellError, StepOutOfOrder
+from statecell_server.executor import Executor
+from statecell_server.inputs import InputCheck, Inputs
+from statecell_server.invariance import measure_variance
+from statecell_server.runtime import Runtime
 from statecell_server.scheduler import Batch, Scheduler, Step
 from statecell_server.sessions import Reply, Session
-from statecell_server.statistics import Statistics
 
 log = logging.getLogger(__name__)
+
+INLINE_SECONDS = 400e-6
+"""Runs shorter than this are made on the event loop: waking a thread and being woken by it would cost a good part of it."""
 
 
 class Runner:
     """One version of one model: its runtime, arena, scheduler and compute thread.
 
-    The event loop owns sessions, scheduler and slots; the thread sees one Batch at a time and writes only to slots that no
+    The event loop owns sessions, scheduler and slots; the executor sees one Batch at a time and writes only to slots that no
     session names yet. That is what makes a failed, cancelled or refused step leave the state as it was.
     """
 
@@ -33,16 +38,21 @@ class Runner:
         self.version = version
         self.spec = runtime.spec
         self.runtime = runtime
-        self.arena = StateArena(self.spec.states, state_memory, max_batch)
-        self.scheduler = Scheduler(self.spec, max_batch, max_queue)
-        self.rows = 0  # that sessions hold
-        self.statistics = Statistics()
+        self.check = InputCheck(self.spec)
         self.output_names = [t.name for t in self.spec.outputs]
-        self._axes = [t.batch_axis for t in self.spec.inputs], [t.batch_axis for t in self.spec.outputs]
-        self._times = [t.time_axis for t in self.spec.inputs], [t.time_axis for t in self.spec.outputs]
+        self.arena = StateArena(self.spec.states, state_memory, max_batch)
+        # Never change a bit of anyone's result: where neighbours would, everybody runs alone.
+        self.variance = measure_variance(runtime)
+        self.scheduler = Scheduler(self.spec, 1 if self.variance else max_batch, max_queue)
+        self.rows = 0  # that sessions hold
+        self.batches: Counter[int] = Counter()  # runs made, by their number of rows
+        self.busy: Counter[int] = Counter()  # nanoseconds in them
+        self.last_run = 0.0  # time.time() when the last one began
+        self._executor = Executor(runtime, self.arena)
+        self._seconds: dict[tuple[int, int], float] = {}  # what a run of (seq_len, rows) took
         self._work: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._compute, name=f"compute-{name}-{version}", daemon=True)
-        self._running = self._woken = False
+        self._busy = self._woken = False
 
     def start(self) -> None:
         """On the event loop that is to own it."""
@@ -53,107 +63,31 @@ class Runner:
         """After the last step; waits for the thread."""
         self._work.put(None)
         self._thread.join()
+        sizes = " ".join(f"{rows}x{runs}" for rows, runs in sorted(self.batches.items()))
+        log.info("%s/%s ran batches of (rows x runs): %s", self.name, self.version, sizes or "none")
 
-    # On the event loop
+    def step(self, sessions: Sequence[Session], inputs: Inputs, *, repeatable: bool) -> Step:
+        """A step of these sessions, not yet submitted."""
+        starts = [s.next_index for s in sessions]
+        return Step(sessions, inputs, starts, self.spec.streamable, repeatable)
 
     def submit(self, step: Step) -> None:
         """Raises QueueFull."""
         self.scheduler.add(step)
-        self._wake()
-
-    def step(self, sessions: list[Session], inputs: Inputs, *, repeatable: bool) -> Step:
-        """A step of these sessions, not yet submitted."""
-        starts = [s.next_index for s in sessions]
-        return Step(sessions, inputs, starts, [s.epoch for s in sessions], self.spec.streamable, repeatable)
+        # Not at once: what else arrives in this turn of the loop joins the batch.
+        if not self._busy and not self._woken:
+            self._woken = True
+            self._loop.call_soon(self._wake)
 
     def drop(self, step: Step) -> None:
-        """Nobody waits for the step any more. Where it runs right now, its result is thrown away."""
-        if step.finished or step.running:
-            return
-        self.scheduler.finish(step)
-        self.arena.free(step.slots)
+        """Nobody waits for the step any more. Where it runs right now, its result will be thrown away."""
+        if not step.finished and not step.running:
+            self._commit(step)
 
-    def _wake(self) -> None:
-        # Not at once: what else arrives in this turn of the loop joins the batch.
-        if not self._running and not self._woken:
-            self._woken = True
-            self._loop.call_soon(self._launch)
-
-    def _launch(self) -> None:
-        self._woken = False
-        while not self._running and (batch := self.scheduler.next_batch()):
-            steps = []
-            for step in batch.steps:
-                try:
-                    self._equip(step)
-                    steps.append(step)
-                except StatecellError as error:
-                    self._fail(step, error)
-            if steps:
-                batch.steps = steps
-                self._running = True
-                self._work.put(batch)
-
-    def _equip(self, step: Step) -> None:
-        """The slots of the next run. Raises StateBudgetExceeded."""
-        if step.slots:
-            step.sources, step.loads = step.slots, []
-            return
-        step.slots = self.arena.allocate(step.inputs.rows)
-        for session in step.sessions:
-            if session.loaded is not None:
-                slots = step.slots[len(step.sources) : len(step.sources) + session.batch]
-                step.loads.append((slots, session.loaded))
-                step.sources += slots
-            else:
-                step.sources += session.slots
-
-    def _land(self, batch: Batch) -> None:
-        """The batch has run: commit it, launch the next one, then tell those who wait."""
-        self._running = False
-        over = []
-        for step in batch.steps:
-            if step.remaining == 0 or len(step.errors) == len(step.sessions) or not step.waiters:
-                self._commit(step)
-                over.append(step)
-            else:
-                self.scheduler.ran(step)
-        self._launch()
-        for step in over:
-            for waiter in step.waiters:
-                waiter.settle()
-
-    def _commit(self, step: Step) -> None:
-        """The one place where a session's state moves on."""
-        row = 0
-        for position, session in enumerate(step.sessions):
-            slots = step.slots[row : row + session.batch]
-            error = step.errors.get(position) or session.ended
-            if error is None and (session.step_index != step.starts[position] or session.epoch != step.epochs[position]):
-                error = StepOutOfOrder(
-                    f"session {session.id} is at step_index {session.step_index}: "
-                    f"what came before this step (step_index {step.starts[position]}) was not applied",
-                    session_id=session.id,
-                    expected_step_index=session.step_index,
-                )
-            if error is not None or not step.waiters:
-                self.arena.free(slots)
-                if error is not None:
-                    step.errors[position] = error
-            else:
-                self.arena.free(session.slots)
-                session.slots, session.loaded = slots, None
-                session.step_index += step.inputs.seq_len
-                if step.repeatable:
-                    session.last = Reply(step.starts[position], session.step_index, step.outputs, row)
-            row += session.batch
-        self.scheduler.finish(step)
-
-    def _fail(self, step: Step, error: StatecellError) -> None:
-        step.errors = dict.fromkeys(range(len(step.sessions)), error)
-        self._commit(step)
-        for waiter in step.waiters:
-            waiter.settle()
+    def abandon(self, session: Session, error: StatecellError) -> None:
+        """The session's state was set from outside or is gone: what it has pending is not to be applied."""
+        for step in session.pending:
+            step.fail(session, error)
 
     def state(self, session: Session) -> list[Array]:
         """A copy of the session's committed state, in the spec's order."""
@@ -165,81 +99,123 @@ class Runner:
         session.slots = [INITIAL_SLOT] * session.batch
         session.loaded = None
 
-    # On the compute thread
+    def _wake(self) -> None:
+        self._woken = False
+        self._launch()
+
+    def _launch(self) -> None:
+        """Starts batches until one is on its way, or nothing waits."""
+        while not self._busy and (batch := self.scheduler.next_batch()):
+            batch.steps = [step for step in batch.steps if self._equip(step)]
+            if not batch.steps:
+                continue
+            self._busy = True
+            rows = sum(step.inputs.rows for step in batch.steps)
+            self.batches[rows] += 1
+            self.last_run = time.time()
+            if self._seconds.get((batch.seq_len, rows), 1.0) < INLINE_SECONDS:
+                self._run(batch, rows)
+                self._land(batch)
+            else:
+                self._work.put(batch)
+
+    def _equip(self, step: Step) -> bool:
+        """Gives the step the slots of its next run; False where there is nothing left to run."""
+        if not step.failed and not step.slots:
+            try:
+                step.slots = self.arena.allocate(step.inputs.rows)
+            except StatecellError as error:
+                step.errors = dict.fromkeys(range(len(step.sessions)), error)
+        if step.failed:
+            self._commit(step)
+            self._tell(step)
+            return False
+        if step.done:
+            step.sources, step.loads = step.slots, ()
+            return True
+        sources: list[int] = []
+        loads = []
+        for session in step.sessions:
+            if session.loaded is not None:
+                slots = step.slots[len(sources) : len(sources) + session.batch]
+                loads.append((slots, session.loaded))
+                sources += slots
+            else:
+                sources += session.slots
+        step.sources, step.loads = sources, loads
+        return True
 
     def _compute(self) -> None:
+        """The compute thread."""
         while (batch := self._work.get()) is not None:
-            self.arena.reserve(self.arena.capacity)
-            try:
-                self._run(batch)
-            except Exception as error:
-                log.exception("a run of %s failed", self.name)
-                for step in batch.steps:
-                    step.errors = dict.fromkeys(range(len(step.sessions)), InternalError(f"the run failed: {error}"))
-            self._loop.call_soon_threadsafe(self._land, batch)
+            self._run(batch, sum(step.inputs.rows for step in batch.steps))
+            self._loop.call_soon_threadsafe(self._land_and_launch, batch)
 
-    def _run(self, batch: Batch) -> None:
-        for step in batch.steps:
-            for slots, states in step.loads:
-                self.arena.scatter(slots, states)
+    def _run(self, batch: Batch, rows: int) -> None:
+        began = time.perf_counter()
         try:
-            self._run_rows([(step, 0, step.inputs.rows) for step in batch.steps], batch.seq_len)
-        except RunError:
-            # Somebody's input is one that the model cannot take; the others must not suffer for it.
+            self._executor.run(batch)
+        except Exception as error:
+            log.exception("a run of %s failed", self.name)
             for step in batch.steps:
-                row = 0
-                for position, session in enumerate(step.sessions):
-                    try:
-                        if position not in step.errors:
-                            self._run_rows([(step, row, row + session.batch)], batch.seq_len)
-                    except RunError as error:
-                        step.errors[position] = InputRefused(f"the model refused the input: {error}")
-                    row += session.batch
+                step.errors = dict.fromkeys(range(len(step.sessions)), InternalError(f"the run failed: {error}"))
+        seconds = time.perf_counter() - began
+        self._seconds[batch.seq_len, rows] = seconds
+        self.busy[rows] += int(seconds * 1e9)
+        self.scheduler.took(batch, seconds)
+
+    def _land_and_launch(self, batch: Batch) -> None:
+        self._land(batch)
+        self._launch()
+
+    def _land(self, batch: Batch) -> None:
+        """The batch has run: commit it and tell those who wait."""
+        self._busy = False
         for step in batch.steps:
-            step.done += batch.seq_len
+            if step.remaining and not step.failed and step.waiters:
+                self.scheduler.ran(step)
+            else:
+                self._commit(step)
+                self._tell(step)
 
-    def _run_rows(self, parts: Sequence[tuple[Step, int, int]], seq_len: int) -> None:
-        """The main path: gather, run, scatter. A part is rows [start, stop) of a step. Raises RunError."""
-        plan = self.runtime.plan(seq_len, max(sum(stop - start for _, start, stop in parts), self.spec.min_batch))
-        self._fill(plan, parts, seq_len)
-        sources = [slot for step, start, stop in parts for slot in step.sources[start:stop]]
-        # Rows that only fill the plan up start anywhere.
-        self.arena.gather(sources + [INITIAL_SLOT] * (self.spec.min_batch - len(sources)), plan.states)
-        began = perf_counter_ns()
-        self.runtime.run(plan)
-        self.statistics.ran(sum(stop - start for _, start, stop in parts), perf_counter_ns() - began)
-        self.arena.scatter([slot for step, start, stop in parts for slot in step.slots[start:stop]], plan.next_states)
-        self._deliver(plan, parts, seq_len)
-
-    def _fill(self, plan: Plan, parts: Sequence[tuple[Step, int, int]], seq_len: int) -> None:
-        for i, target in enumerate(plan.inputs):
-            axis, time = self._axes[0][i], self._times[0][i]
-            row = 0
-            for step, start, stop in parts:
-                source = step.inputs.arrays[i]
-                index: list[slice] = [slice(None)] * source.ndim
-                if time is not None:
-                    index[time] = slice(step.done, step.done + seq_len)
-                where = [slice(None)] * source.ndim
-                if axis is not None:
-                    index[axis], where[axis] = slice(start, stop), slice(row, row + stop - start)
-                target[tuple(where)] = source[tuple(index)]
-                row += stop - start
-            if axis is not None and row < target.shape[axis]:
-                target[(slice(None),) * axis + (slice(row, None),)] = 0
-
-    def _deliver(self, plan: Plan, parts: Sequence[tuple[Step, int, int]], seq_len: int) -> None:
-        """Copies each step's part of the outputs out of the plan."""
+    def _commit(self, step: Step) -> None:
+        """The one place where a session's state moves on, or, where its step failed or nobody waits for it, does not."""
         row = 0
-        for step, start, stop in parts:
-            if not step.outputs:
-                sizes = {"seq_len": step.inputs.seq_len, "batch": step.inputs.rows}
-                step.outputs = [np.empty(t.sized(**sizes), t.dtype) for t in self.spec.outputs]
-            for output, array, axis, time in zip(step.outputs, plan.outputs, self._axes[1], self._times[1], strict=True):
-                source, where = [slice(None)] * array.ndim, [slice(None)] * array.ndim
-                if time is not None:
-                    where[time] = slice(step.done, step.done + seq_len)
-                if axis is not None:
-                    source[axis], where[axis] = slice(row, row + stop - start), slice(start, stop)
-                output[tuple(where)] = array[tuple(source)]
-            row += stop - start
+        freed: list[int] = []
+        for position, session in enumerate(step.sessions):
+            slots = step.slots[row : row + session.batch]
+            if not step.waiters or position in step.errors:
+                freed += slots
+                self._doom(session, step)
+            else:
+                freed += session.slots
+                session.slots = slots
+                session.loaded = None
+                session.step_index += step.inputs.seq_len
+                session.last = Reply(step.starts[position], step.inputs.seq_len, step.outputs, row) if step.repeatable else None
+            row += session.batch
+        self.arena.free(freed)
+        self.scheduler.finish(step)
+
+    @staticmethod
+    def _doom(session: Session, step: Step) -> None:
+        """The steps that the session has pending on top of one that was not applied cannot be applied either."""
+        expected = session.step_index
+        for later in session.pending[session.pending.index(step) + 1 :]:
+            if later.start_of(session) == expected:  # placed when nobody waited for that one any more
+                expected = later.stop_of(session)
+                continue
+            later.fail(
+                session,
+                StepOutOfOrder(
+                    f"session {session.id} is at step_index {session.step_index}: "
+                    f"what came before this step (step_index {later.start_of(session)}) was not applied",
+                    session_id=session.id,
+                    expected_step_index=session.step_index,
+                ),
+            )
+
+    @staticmethod
+    def _tell(step: Step) -> None:
+        for waiter in step.waiters:
+            waiter.settle()

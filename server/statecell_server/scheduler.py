@@ -14,6 +14,8 @@ from statecell_server.sessions import Reply, Session
 
 RUN_LENGTH = 32
 """Time steps of a run at most; a longer request is cut. Within a run a time step costs 2 to 6 times less than alone."""
+QUIET_BATCHES = 16
+"""After so many batches without single steps nobody is waiting for one, and runs may be as long as they like."""
 
 
 class Waiter(Protocol):
@@ -30,26 +32,30 @@ class Step:
     Nothing of a session changes until the step is committed: `slots` are the rows that it works on.
     """
 
-    sessions: list[Session]
+    sessions: Sequence[Session]
     inputs: Inputs
     starts: list[int]  # step_index of each session before the step
-    epochs: list[int]
     cuttable: bool
     repeatable: bool = False  # step_index was sent: the reply is kept for a retry
     waiters: list[Waiter] = field(default_factory=list)
+    errors: dict[int, StatecellError] = field(default_factory=dict)  # by position in sessions; the others go on
     blocked: int = 0  # sessions that have an earlier step to finish
     done: int = 0  # time steps run so far
-    sources: list[int] = field(default_factory=list)  # slots to read: the sessions', from the second run on its own
-    loads: list[tuple[list[int], list[Array]]] = field(default_factory=list)  # (slots, states) to be written first
+    sources: Sequence[int] = ()  # slots to read: the sessions', from the second run on its own
+    loads: Sequence[tuple[Sequence[int], list[Array]]] = ()  # (slots, states) to be written first
     slots: list[int] = field(default_factory=list)  # slots to write
     outputs: list[Array] = field(default_factory=list)
-    errors: dict[int, StatecellError] = field(default_factory=dict)  # by position in sessions
     finished: bool = False
     running: bool = False
 
     @property
     def remaining(self) -> int:
         return self.inputs.seq_len - self.done
+
+    @property
+    def failed(self) -> bool:
+        """Whether there is no session left that it could advance."""
+        return len(self.errors) == len(self.sessions)
 
     def start_of(self, session: Session) -> int:
         return self.starts[self.sessions.index(session)]
@@ -61,7 +67,11 @@ class Step:
         """Of a step that was committed."""
         position = self.sessions.index(session)
         first_row = sum(s.batch for s in self.sessions[:position])
-        return Reply(self.starts[position], self.starts[position] + self.inputs.seq_len, self.outputs, first_row)
+        return Reply(self.starts[position], self.inputs.seq_len, self.outputs, first_row)
+
+    def fail(self, session: Session, error: StatecellError) -> None:
+        """The session will not advance, and so none of the steps that it has queued behind this one."""
+        self.errors.setdefault(self.sessions.index(session), error)
 
 
 @dataclass(slots=True)
@@ -76,16 +86,20 @@ class Scheduler:
     """Steps in the order of their arrival, those of one session one after the other.
 
     Single time steps go first and alternate with runs of longer requests, so that neither waits for more than one run of the
-    other. Belongs to the event loop.
+    other. While single steps come, a run takes about as long as they do. Belongs to the event loop.
     """
 
     def __init__(self, spec: ModelSpec, max_batch: int, max_queue: int) -> None:
+        """`max_batch`: rows that may share a run; 1 where every step is to run alone."""
         self.max_queue = max_queue
         self.waiting = 0  # steps that were added and are not finished
         self._max_rows = max_batch if self._batches(spec) else 1
         self._single: deque[Step] = deque()
         self._long: deque[Step] = deque()
         self._turn_of_long = False
+        self._quiet = 0  # batches since the last one of single steps
+        self._single_seconds = 0.0  # of a run of one time step
+        self._pace = 0.0  # seconds of a time step within a longer run
 
     @staticmethod
     def _batches(spec: ModelSpec) -> bool:
@@ -97,12 +111,13 @@ class Scheduler:
         if self.waiting >= self.max_queue:
             raise QueueFull(f"{self.waiting} steps wait, the most is {self.max_queue}", waiting=self.waiting)
         self.waiting += 1
+        alone = (step,)
         for session in step.sessions:
             if session.pending:
-                session.pending.append(step)
+                session.pending += alone
                 step.blocked += 1
             else:
-                session.pending = [step]
+                session.pending = alone
         if not step.blocked:
             self._push(step)
 
@@ -111,19 +126,31 @@ class Scheduler:
 
     def next_batch(self) -> Batch | None:
         """What runs next, or None if nothing waits."""
-        single = self._single and not (self._turn_of_long and self._long)
-        queue = self._single if single else self._long
-        while queue and queue[0].finished:
-            queue.popleft()
-        if not queue:
-            return self.next_batch() if self._single or self._long else None
-        self._turn_of_long = bool(single)
-        steps = self._take(queue)
+        for queue in (self._single, self._long):
+            while queue and queue[0].finished:
+                queue.popleft()
+        if not self._single and not self._long:
+            return None
+        single = bool(self._single) and not (self._turn_of_long and self._long)
+        steps = self._take(self._single if single else self._long)
         for step in steps:
             step.running = True
-        if not steps[0].cuttable:
-            return Batch(steps, steps[0].remaining)
-        return Batch(steps, min(RUN_LENGTH, *(step.remaining for step in steps)))
+        self._turn_of_long = single
+        self._quiet = 0 if single else self._quiet + 1
+        return Batch(steps, min(self._run_length(), *(s.remaining for s in steps)) if steps[0].cuttable else steps[0].remaining)
+
+    def _run_length(self) -> int:
+        if self._quiet > QUIET_BATCHES or not self._pace:
+            return RUN_LENGTH
+        return max(2, min(RUN_LENGTH, int(self._single_seconds / self._pace)))
+
+    def took(self, batch: Batch, seconds: float) -> None:
+        """The batch has run: how long runs take decides how long the next may be."""
+        if batch.seq_len == 1:
+            self._single_seconds += (seconds - self._single_seconds) / 8
+        else:
+            pace = seconds / batch.seq_len
+            self._pace += (pace - self._pace) / 8 if self._pace else pace
 
     def _take(self, queue: deque[Step]) -> list[Step]:
         """The first step and those behind it that can share its run, out of the queue."""
@@ -153,10 +180,12 @@ class Scheduler:
         step.finished, step.running = True, False
         self.waiting -= 1
         for session in step.sessions:
-            pending: Sequence[Step] = session.pending or ()
-            first = bool(pending) and pending[0] is step
-            session.pending = [other for other in pending if other is not step] or None
-            if first and session.pending:
+            pending = session.pending
+            if len(pending) == 1:
+                session.pending = ()
+                continue
+            session.pending = tuple(other for other in pending if other is not step)
+            if pending[0] is step:
                 self._unblock(session.pending[0])
 
     def _unblock(self, step: Step) -> None:

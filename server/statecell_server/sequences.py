@@ -23,6 +23,11 @@ ENTRY_BYTES = 256
 Key = tuple[str, str]  # model, sequence id
 
 
+def session_id(model: str, sequence_id: str) -> str:
+    """The id of the session behind a sequence, for those who want to look at it by other means."""
+    return f"sequence/{model}/{sequence_id}"
+
+
 @dataclass(frozen=True, slots=True)
 class Turn:
     """One request of a sequence."""
@@ -45,7 +50,7 @@ class Turn:
 
     @property
     def session_id(self) -> str:
-        return f"sequence/{self.model}/{self.sequence_id}"
+        return session_id(self.model, self.sequence_id)
 
     def content(self) -> int:
         """What tells this request from another one of the same id."""
@@ -69,15 +74,9 @@ class Answer:
 class Sequence:
     """A sequence id that is in use."""
 
-    session: Session | None = None
     applied: dict[str, tuple[int, int]] = field(default_factory=dict)  # by request id: (step_index before it, its content)
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)  # one request after the other, in the order of their arrival
     users: int = 0  # requests that are not answered
-
-    @property
-    def live(self) -> Session | None:
-        """Its session, unless that was deleted or has expired."""
-        return self.session if self.session is not None and self.session.ended is None else None
 
     def repeated(self, turn: Turn) -> int | None:
         """The step_index of the request that this one repeats, if it does. Raises InvalidRequest."""
@@ -126,13 +125,13 @@ class Sequences:
             self._prune(sequence, turn)
 
     async def _step(self, sequence: Sequence, turn: Turn) -> Answer:
-        session = sequence.live
+        session = self._engine.sessions.live(turn.session_id)
         if session is not None and (index := sequence.repeated(turn)) is not None:
             return await self._advance(session, turn, index)
         if session is None and (ended := self._repeated_end(turn)) is not None:
             return ended
         if turn.start:
-            return await self._begin(sequence, turn)
+            return await self._begin(sequence, turn, session)
         if session is None:
             raise self._absent(turn)
         if turn.version not in ("", session.version):
@@ -142,31 +141,29 @@ class Sequences:
             )
         return await self._go_on(sequence, session, turn)
 
-    async def _begin(self, sequence: Sequence, turn: Turn) -> Answer:
+    async def _begin(self, sequence: Sequence, turn: Turn, live: Session | None) -> Answer:
         """With as many rows as the inputs have, from the initial state that they bring, if any."""
-        if sequence.live is not None:
+        if live is not None:
             if not turn.replace:
                 raise SessionExists(
                     f"sequence {turn.sequence_id!r} of model {turn.model!r} is live at step_index "
-                    f"{sequence.live.step_index}: end it with sequence_end, or send sequence_replace with sequence_start",
+                    f"{live.step_index}: end it with sequence_end, or send sequence_replace with sequence_start",
                     model=turn.model,
                     sequence_id=turn.sequence_id,
                 )
-            self._engine.delete(sequence.live.id)
+            self._engine.delete(live.id)
         spec = self._engine.models.get(turn.model, turn.version).spec
         inputs, states = split_states(spec, turn.tensors)
         rows = _rows(spec, inputs)
         session = self._engine.create(
             turn.model, turn.version, batch=rows, state=states, durable=turn.durable, session_id=turn.session_id
         )
-        sequence.session = session
         sequence.applied.clear()
         self._forget_end(turn.key)
         try:
             return await self._go_on(sequence, session, turn)
         except BaseException:
-            if session.ended is None:
-                self._engine.delete(session.id)
+            self._delete(session)
             raise
 
     async def _go_on(self, sequence: Sequence, session: Session, turn: Turn) -> Answer:
@@ -184,8 +181,7 @@ class Sequences:
         return Answer(runner, *await self._engine.step(session.id, tensors, index))
 
     def _end(self, session: Session, turn: Turn, answer: Answer) -> None:
-        if session.ended is None:
-            self._engine.delete(session.id)
+        self._delete(session)
         self._ended[turn.key] = turn.request_id, turn.content() if turn.request_id else 0, answer
         self._ended_bytes += answer.nbytes
         while self._ended_bytes > ENDED_BYTES:
@@ -195,6 +191,11 @@ class Sequences:
         """The answer to the request that ended the sequence, if this is that request again."""
         request_id, content, answer = self._ended.get(turn.key, ("", 0, None))
         return answer if request_id and (request_id, content) == (turn.request_id, turn.content()) else None
+
+    def _delete(self, session: Session) -> None:
+        """Unless somebody else has done so meanwhile."""
+        if self._engine.sessions.live(session.id) is session:
+            self._engine.delete(session.id)
 
     def _forget_end(self, key: Key) -> None:
         old = self._ended.pop(key, None)
@@ -219,10 +220,11 @@ class Sequences:
 
     def _prune(self, sequence: Sequence, turn: Turn) -> None:
         """Forgets ids that are not in use any more: this one, and now and then those that have expired."""
-        if not sequence.users and sequence.live is None:
+        live = self._engine.sessions.live
+        if not sequence.users and live(turn.session_id) is None:
             self._sequences.pop(turn.key, None)
         if len(self._sequences) > self._prune_at:
-            self._sequences = {k: s for k, s in self._sequences.items() if s.users or s.live is not None}
+            self._sequences = {key: s for key, s in self._sequences.items() if s.users or live(session_id(*key))}
             self._prune_at = 2 * len(self._sequences) + 1024
 
 

@@ -3,10 +3,10 @@
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count, islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from statecell.tensor import Array
 
@@ -20,12 +20,11 @@ TOMBSTONES = 100_000
 """Expired ids remembered, so that their owners are told what happened."""
 
 
-@dataclass(slots=True)
-class Reply:
+class Reply(NamedTuple):
     """What a step gave: outputs in the spec's order, and which rows of them are the session's."""
 
-    start: int
-    stop: int
+    start: int  # step_index before the step
+    seq_len: int
     outputs: list[Array]
     first_row: int
 
@@ -43,10 +42,8 @@ class Session:
     step_index: int = 0
     slots: list[int] = field(default_factory=list)
     loaded: list[Array] | None = None
-    pending: "list[Step] | None" = None  # in order; only the first may run
+    pending: "tuple[Step, ...]" = ()  # in order; only the first may run
     last: Reply | None = None
-    ended: StatecellError | None = None
-    epoch: int = 0  # changes when the state is set from outside; steps begun before do not count
     created: float = field(default_factory=time.time)
     used: float = field(default_factory=time.time)
 
@@ -61,9 +58,8 @@ class Session:
         return fork
 
     def reset(self) -> None:
-        """After its slots were given back: at the start again; what was begun before does not count."""
+        """After its slots were given back: at the start again."""
         self.step_index, self.last, self.loaded = 0, None, None
-        self.epoch += 1
 
     @property
     def next_index(self) -> int:
@@ -71,7 +67,7 @@ class Session:
 
         A step that nobody waits for any more, and that is in flight only because it runs right now, will not be.
         """
-        waited = [step for step in self.pending or () if step.waiters]
+        waited = [step for step in self.pending if step.waiters]
         return waited[-1].stop_of(self) if waited else self.step_index
 
     def place(self, step_index: int | None, seq_len: int) -> "Step | Reply | None":
@@ -90,10 +86,10 @@ class Session:
         expected = self.next_index
         if step_index == expected:
             return None
-        for step in pending or ():
-            if (step.start_of(self), step.stop_of(self)) == (step_index, step_index + seq_len):
+        for step in pending:
+            if (step.start_of(self), step.inputs.seq_len) == (step_index, seq_len):
                 return step
-        if self.last is not None and (self.last.start, self.last.stop) == (step_index, step_index + seq_len):
+        if self.last is not None and (self.last.start, self.last.seq_len) == (step_index, seq_len):
             return self.last
         raise StepOutOfOrder(
             f"session {self.id} is at step_index {expected}, the step of {seq_len} says {step_index}",
@@ -128,12 +124,22 @@ class Sessions:
         session.number = next(self._numbers)
         self._sessions[session.id] = session
 
+    def live(self, session_id: str) -> Session | None:
+        """The session, if there is one."""
+        return self._sessions.get(session_id)
+
     def get(self, session_id: str) -> Session:
         """Raises SessionNotFound, SessionExpired, SessionLost."""
         session = self._sessions.get(session_id)
         if session is None:
             raise self._absent(session_id)
         return session
+
+    def find(self, session_ids: Sequence[str]) -> tuple[list[Session | None], dict[int, StatecellError]]:
+        """The sessions, None where there is none, and by position why not."""
+        found = [self._sessions.get(session_id) for session_id in session_ids]
+        missing = (position for position, session in enumerate(found) if session is None)
+        return found, {position: self._absent(session_ids[position]) for position in missing}
 
     def _absent(self, session_id: str) -> StatecellError:
         if session_id in self._expired:
@@ -144,9 +150,8 @@ class Sessions:
         return SessionNotFound(f"there is no session {session_id!r}", session_id=session_id)
 
     def remove(self, session: Session) -> None:
-        """What is in flight for it will be thrown away."""
+        """It is gone from the table; what it holds elsewhere is the caller's to give back."""
         del self._sessions[session.id]
-        session.ended = SessionNotFound(f"session {session.id} was deleted", session_id=session.id)
 
     def expire(self, now: float) -> list[Session]:
         """Removes the sessions that have been idle for too long, and gives them back."""

@@ -80,7 +80,7 @@ class Ticket:
         for i, axis in enumerate(t.batch_axis for t in self.runner.spec.outputs):
             parts = [self._rows(replies[position], i, axis, position) for position in done]
             outputs.append(np.concatenate(parts, axis) if axis is not None and len(parts) > 1 else parts[0])
-        return done, outputs, [replies[position].stop for position in done]
+        return done, outputs, [replies[position].start + replies[position].seq_len for position in done]
 
     def _rows(self, reply: Reply, output: int, axis: int | None, position: int) -> Array:
         session, array = self.sessions[position], reply.outputs[output]

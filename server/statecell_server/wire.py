@@ -66,7 +66,8 @@ def write_model(runner: Runner, sessions: int) -> model_pb2.Model:
         runtime=runner.runtime.name,
         device=runner.runtime.device,
         session_count=sessions,
-        batch_invariant=True,
+        batch_invariant=not runner.variance,
+        note=f"{runner.variance}; every step runs alone" if runner.variance else "",
     )
 
 

@@ -23,7 +23,7 @@ def test_what_is_scattered_is_gathered_in_any_order() -> None:
     arena.scatter(slots, rows(1, 2, 3, 4, 5))
     h, c = arena.read([slots[4], slots[0], INITIAL_SLOT])
     assert np.array_equal(h, rows(5, 1, 0)[0])
-    assert np.array_equal(c, [[5] * 4, [1] * 4, [0.5] * 4])
+    assert np.array_equal(c, np.array([[5] * 4, [1] * 4, [0.5] * 4]))
 
 
 def test_scattered_slots_are_as_good_as_contiguous_ones() -> None:

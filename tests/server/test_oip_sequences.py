@@ -80,7 +80,9 @@ def test_without_a_sequence_id_a_call_is_stateless(oip: OipCaller, nobody: int |
 
 @pytest.mark.parametrize("flag", ["sequence_start", "sequence_end", "sequence_replace", "durable"])
 def test_a_flag_without_a_sequence_id_is_refused(oip: OipCaller, flag: str) -> None:
-    error = refused(oip, request("lstm", {"x": X[:1]}, **{flag: True}))
+    message = request("lstm", {"x": X[:1]})
+    message.parameters[flag].bool_param = True
+    error = refused(oip, message)
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert flag in text_of(error)
 

@@ -1,6 +1,7 @@
 """Tensors of the Open Inference Protocol: raw and typed contents, requested outputs, what is refused."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import grpc
 import numpy as np
@@ -22,7 +23,7 @@ def oip(server: Server) -> Iterator[OipCaller]:
     caller.channel.close()
 
 
-def typed(model: str, datatype: str, shape: tuple[int, ...], **contents: object) -> pb.ModelInferRequest:
+def typed(model: str, datatype: str, shape: tuple[int, ...], **contents: Any) -> pb.ModelInferRequest:
     """A request whose input is in the typed fields."""
     message = pb.ModelInferRequest(model_name=model)
     message.inputs.add(name="x", datatype=datatype, shape=shape, contents=pb.InferTensorContents(**contents))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from statecell_client.errors import DtypeMismatch
+from statecell_client.errors import DtypeMismatch, InvalidRequest
 
 Array = np.ndarray[Any, Any]
 ArrayLike = Any
@@ -40,7 +40,10 @@ def to_array(name: str, value: ArrayLike, dtype: str) -> Array:
     Floats convert to floats and integers to integers that can hold them or to floats; anything else raises DtypeMismatch.
     A torch tensor is detached: no gradient flows through a server.
     """
-    given = value.detach().cpu().numpy() if _is_torch(value) else np.asarray(value)
+    try:
+        given = value.detach().cpu().numpy() if _is_torch(value) else np.asarray(value)
+    except (TypeError, ValueError) as error:  # lists of unequal lengths, or torch's dtypes that NumPy lacks
+        raise InvalidRequest(f"{name!r} is no array: {error}", metadata={"field": name}) from error
     want = np.dtype(dtype)
     if given.dtype == want:
         return given
@@ -49,7 +52,7 @@ def to_array(name: str, value: ArrayLike, dtype: str) -> Array:
             return given.astype(want)
     raise DtypeMismatch(
         f"{name!r} has dtype {given.dtype}, expected {want}, to which it does not convert safely",
-        metadata={"tensor": name, "got": str(given.dtype), "expected": str(want)},
+        metadata={"field": name, "got": str(given.dtype), "expected": str(want)},
     )
 
 

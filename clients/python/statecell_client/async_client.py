@@ -13,10 +13,10 @@ from statecell_client.arrays import Array, ArrayLike, Kind
 from statecell_client.async_session import AsyncSession
 from statecell_client.asyncio_transport import AsyncioTransport
 from statecell_client.connection import Connection, Transport
-from statecell_client.errors import InvalidRequest, StatecellError
+from statecell_client.errors import InvalidRequest, ModelNotFound, SessionGone, StatecellError
 from statecell_client.layout import check_names, conform
 from statecell_client.model import Model, SessionInfo
-from statecell_client.retry import Retry
+from statecell_client.retry import Retry, Route
 from statecell_client.snapshot import Snapshot
 
 State = Mapping[str, ArrayLike] | Sequence[ArrayLike]
@@ -35,7 +35,8 @@ class AsyncClient:
     def __init__(
         self, addresses: str | Sequence[str], *, retry: Retry | None = None, transport: Transport | None = None
     ) -> None:
-        self._connection = Connection(transport or AsyncioTransport(), addresses, retry or Retry())
+        retry = retry or Retry()
+        self._connection = Connection(transport or AsyncioTransport(retry), addresses, retry)
         self._models: dict[tuple[str, str], Model] = {}
 
     async def models(self) -> list[Model]:
@@ -85,6 +86,10 @@ class AsyncClient:
             request.snapshot.CopyFrom(snapshot.message)
             request.batch = snapshot.batch
         return Opening(self._open(request, state))
+
+    def attach(self, session_id: str, *, durable: bool = False) -> "Opening":
+        """As Client.attach; awaited or entered as `session` is."""
+        return Opening(self._attach(session_id, durable))
 
     def lstm(self, name: str, version: str = "") -> AsyncModule:
         """As Client.lstm: `out, (h_n, c_n) = await lstm(x, (h_0, c_0))`. So are the five below."""
@@ -152,6 +157,28 @@ class AsyncClient:
         session = (await self._connection.call("CreateSession", request, route)).session
         model = await self._known(session.model, session.version)
         return AsyncSession(self._connection, route.of_session(durable=session.durable), model, session)
+
+    async def _attach(self, session_id: str, durable: bool) -> AsyncSession:
+        route, snapshot = await self._find(session_id)
+        ours = [m for m in await self.models() if (m.name, m.digest) == (snapshot.model, snapshot.digest)]
+        if not ours:
+            raise ModelNotFound(f"session {session_id} is of a {snapshot.model!r} that the server does not list any more")
+        session = wire.Session(session_id=session_id, batch=snapshot.batch, step_index=snapshot.step_index, durable=durable)
+        return AsyncSession(self._connection, route.of_session(durable=durable), ours[-1], session)
+
+    async def _find(self, session_id: str) -> tuple[Route, wire.Snapshot]:
+        """Where a session is, and its state. Raises SessionGone where it is at none of the addresses."""
+        gone: SessionGone | None = None
+        for _ in self._connection.route.addresses:
+            route = self._connection.next_route()
+            try:
+                reply = await self._connection.call("GetState", wire.GetStateRequest(session_id=session_id), route, session_id)
+            except SessionGone as error:
+                gone = error
+            else:
+                return route, reply.snapshot
+        assert gone is not None, "there is an address"
+        raise gone
 
 
 class Opening:

@@ -1,6 +1,6 @@
 """A session under asyncio. The blocking Session runs this very code."""
 
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sized
 from contextlib import aclosing, suppress
 from types import TracebackType
 from typing import Any, Self, overload
@@ -11,6 +11,7 @@ from statecell.v1 import inference_pb2 as wire
 from statecell_client.arrays import Array, ArrayLike
 from statecell_client.connection import Connection
 from statecell_client.errors import NonFiniteInput, SessionGone, StatecellError
+from statecell_client.exchange import each, in_turn, messages, overlapping
 from statecell_client.layout import Inputs, Layout
 from statecell_client.model import Model
 from statecell_client.progress import Progress
@@ -19,7 +20,11 @@ from statecell_client.snapshot import Snapshot
 from statecell_client.step_stream import StepStream
 
 MESSAGE_STEPS = 256
+"""Time steps that run sends in one message at most,"""
 MESSAGE_BYTES = 1 << 20
+"""and bytes: the server keeps the last reply of each session."""
+STREAM_STEPS = 32
+"""Time steps that stream sends in one message where all inputs are there: more gain little and delay the first answer."""
 CLOSE_SECONDS = 5.0
 
 
@@ -53,29 +58,36 @@ class AsyncSession:
     async def run(self, xs: ArrayLike = None, /, **inputs: ArrayLike) -> Any:
         """As Session.run."""
         whole = self._layout.run(xs, inputs)
-        messages = self._layout.cut(whole, max(1, min(MESSAGE_STEPS, MESSAGE_BYTES // self._layout.step_bytes)))
-        if len(messages) == 1:
+        pieces = self._layout.cut(whole, self._message_steps)
+        if len(pieces) == 1:
             return self._layout.run_answer([await self._advance(whole)], whole)
         for name, array in whole.arrays.items():
             if array.dtype.kind == "f" and not np.isfinite(array).all():  # found before the first message advances the state
-                raise NonFiniteInput(f"{name!r} holds NaN or infinity", metadata={"tensor": name})
+                raise NonFiniteInput(f"{name!r} holds NaN or infinity", metadata={"field": name})
         try:
-            async with aclosing(self._exchange(each(messages), ahead=True)) as replies:
-                pieces = [outputs async for _, outputs in replies]
+            async with aclosing(overlapping(self._step_stream(), each(pieces))) as replies:
+                outputs = [self._layout.outputs(tensors) async for _, tensors in replies]
         except StatecellError as error:
             error.add_note(f"the run stopped in the middle; the session stands at step_index {self.step_index}")
             raise
-        return self._layout.run_answer(pieces, whole)
+        return self._layout.run_answer(outputs, whole)
 
-    async def stream(self, inputs: Iterable[Any] | AsyncIterable[Any], *, ahead: int = 1) -> AsyncGenerator[Any]:
+    async def stream(self, inputs: Iterable[Any] | AsyncIterable[Any], *, ahead: int | None = None) -> AsyncGenerator[Any]:
         """As Session.stream; `inputs` may also be an asynchronous iterable."""
+        if ahead is None:
+            ahead = min(STREAM_STEPS, self._message_steps) if isinstance(inputs, Sized) else 1
         if ahead < 1:
             raise ValueError(f"ahead is {ahead}, expected at least 1")
-        messages = self._messages(each(inputs), ahead)
-        async with aclosing(self._exchange(messages, ahead=ahead > 1)) as replies:
-            async for message, outputs in replies:
-                for answer in self._layout.step_answers(outputs, message):
-                    yield answer
+        way = in_turn if ahead == 1 else overlapping
+        taken = self.step_index
+        try:
+            async with aclosing(way(self._step_stream(), messages(self._layout, each(inputs), ahead))) as replies:
+                async for message, tensors in replies:
+                    for answer in self._layout.step_answers(self._layout.outputs(tensors), message):
+                        taken += 1
+                        yield answer
+        finally:
+            self._progress.overran(self.step_index - taken)
 
     async def snapshot(self) -> Snapshot:
         """As Session.snapshot."""
@@ -138,49 +150,9 @@ class AsyncSession:
         self._progress.advanced(reply.step_index)
         return self._layout.outputs(reply.outputs)
 
-    async def _messages(self, items: AsyncIterator[Any], steps: int) -> AsyncIterator[Inputs]:
-        """The steps as messages of up to `steps` of them, pulled as each message is asked for."""
-        several: list[Inputs] = []
-        async for item in items:
-            several.append(self._layout.step(None, item) if isinstance(item, Mapping) else self._layout.step(item, {}))
-            if len(several) == steps or not self._layout.stacks:
-                yield self._layout.stack(several)
-                several = []
-        if several:
-            yield self._layout.stack(several)
+    def _step_stream(self) -> StepStream:
+        return StepStream(self._connection, self._route, self.id, self._progress)
 
-    async def _exchange(
-        self, messages: AsyncIterator[Inputs], *, ahead: bool
-    ) -> AsyncGenerator[tuple[Inputs, dict[str, Array]]]:
-        """Each message with its outputs. With `ahead`, the next is made while the server works, sent before they are given."""
-        stream = StepStream(self._connection, self._route, self.id, self._progress)
-        try:
-            message = await anext(messages, None)
-            if message is not None:
-                await stream.send(message.pack())
-            while message is not None:
-                following = await anext(messages, None) if ahead else None
-                outputs = self._layout.outputs(await stream.receive())
-                if following is not None:
-                    await stream.send(following.pack())
-                yield message, outputs
-                if not ahead:
-                    following = await anext(messages, None)
-                    if following is not None:
-                        await stream.send(following.pack())
-                message = following
-        except (Exception, GeneratorExit):
-            if stream.waiting:  # so that it is known where the session stands
-                await stream.receive()
-            raise
-        finally:
-            stream.close()
-
-
-async def each(items: Iterable[Any] | AsyncIterable[Any]) -> AsyncGenerator[Any]:
-    if isinstance(items, AsyncIterable):
-        async for item in items:
-            yield item
-    else:
-        for item in items:
-            yield item
+    @property
+    def _message_steps(self) -> int:
+        return max(1, min(MESSAGE_STEPS, MESSAGE_BYTES // self._layout.step_bytes))

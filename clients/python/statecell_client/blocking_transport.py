@@ -10,8 +10,9 @@ from google.protobuf.message import Message
 from statecell.v1 import inference_pb2 as wire
 from statecell.v1.inference_pb2_grpc import InferenceServiceStub
 
-from statecell_client.connection import CHANNEL_OPTIONS, Headers
+from statecell_client.connection import Headers, channel_options
 from statecell_client.errors import ServerUnreachable, from_rpc_error
+from statecell_client.retry import Retry
 
 
 class BlockingDuplex:
@@ -40,14 +41,17 @@ class BlockingDuplex:
 
 
 class BlockingTransport:
-    def __init__(self) -> None:
+    """A channel an address, opened when it is first needed."""
+
+    def __init__(self, retry: Retry) -> None:
+        self._options = channel_options(retry.silence)
         self._channels: dict[str, grpc.Channel] = {}
         self._stubs: dict[str, InferenceServiceStub] = {}
 
     def _stub(self, address: str) -> InferenceServiceStub:
         if address not in self._stubs:
-            self._channels[address] = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
-            self._stubs[address] = InferenceServiceStub(self._channels[address])  # type: ignore[no-untyped-call]
+            self._channels[address] = grpc.insecure_channel(address, options=self._options)
+            self._stubs[address] = InferenceServiceStub(self._channels[address])
         return self._stubs[address]
 
     async def call(self, address: str, rpc: str, request: Message, timeout: float, headers: Headers) -> Any:

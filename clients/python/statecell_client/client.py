@@ -28,7 +28,8 @@ class Client:
     """
 
     def __init__(self, addresses: str | Sequence[str], *, retry: Retry | None = None) -> None:
-        self._core = AsyncClient(addresses, retry=retry, transport=BlockingTransport())
+        retry = retry or Retry()
+        self._core = AsyncClient(addresses, retry=retry, transport=BlockingTransport(retry))
 
     def models(self) -> list[Model]:
         """What the server has, every version."""
@@ -68,6 +69,13 @@ class Client:
         """
         opening = self._core.session(model, batch=batch, state=state, snapshot=snapshot, durable=durable, version=version)
         return Session(run(opening))
+
+    def attach(self, session_id: str, *, durable: bool = False) -> Session:
+        """A session that is there already, of this client or of another: `client.attach(session_id).step(x)`.
+
+        With several addresses, a `durable` one may be answered by any of them. Raises SessionGone, ModelNotFound.
+        """
+        return Session(run(self._core.attach(session_id, durable=durable)))
 
     def lstm(self, name: str, version: str = "") -> Module:
         """The model as torch.nn.LSTM is called: `out, (h_n, c_n) = client.lstm("lstm")(x, (h_0, c_0))`.

@@ -4,7 +4,7 @@ The functions here are coroutines. Under the blocking transport none of them eve
 """
 
 import random
-from collections.abc import AsyncGenerator, Awaitable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Generator, Sequence
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
@@ -17,22 +17,26 @@ from statecell_client.retry import Attempts, Retry, Route
 T = TypeVar("T")
 Headers = tuple[tuple[str, str], ...]
 
-CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
-    ("grpc.max_receive_message_length", -1),
-    ("grpc.max_send_message_length", -1),
-    # A peer that is gone without a word is found out within 15 seconds while a call waits for it.
-    ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
-    ("grpc.http2.max_pings_without_data", 0),
-    # A server that comes back is found within a second, not within gRPC's two minutes.
-    ("grpc.initial_reconnect_backoff_ms", 50),
-    ("grpc.min_reconnect_backoff_ms", 1_000),
-    ("grpc.max_reconnect_backoff_ms", 1_000),
-    # Retries are this package's: gRPC's own would not move on to another address.
-    ("grpc.enable_retries", 0),
-    # Clients of one process do not share a connection: servers balance connections.
-    ("grpc.use_local_subchannel_pool", 1),
-)
+
+def channel_options(silence: float) -> tuple[tuple[str, int], ...]:
+    """For channels that find out within `silence` seconds that a peer is gone without a word."""
+    return (
+        ("grpc.max_receive_message_length", -1),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.keepalive_time_ms", int(silence * 1000 * 2 / 3)),
+        ("grpc.keepalive_timeout_ms", int(silence * 1000 / 3)),
+        # gRPC's probes of the bandwidth hold keepalive back until they are answered: a minute, unless told otherwise.
+        ("grpc.http2.ping_timeout_ms", int(silence * 1000 / 3)),
+        ("grpc.http2.max_pings_without_data", 0),
+        # A server that comes back is found within a second, not within gRPC's two minutes.
+        ("grpc.initial_reconnect_backoff_ms", 50),
+        ("grpc.min_reconnect_backoff_ms", 1_000),
+        ("grpc.max_reconnect_backoff_ms", 1_000),
+        # Retries are this package's: gRPC's own would not move on to another address.
+        ("grpc.enable_retries", 0),
+        # Clients of one process do not share a connection: servers balance connections.
+        ("grpc.use_local_subchannel_pool", 1),
+    )
 
 
 class Duplex(Protocol):
@@ -63,7 +67,7 @@ def run(awaitable: Awaitable[T]) -> T:
     raise AssertionError("a blocking transport waited")
 
 
-def iterate(items: AsyncGenerator[T]) -> Iterator[T]:
+def iterate(items: AsyncGenerator[T]) -> Generator[T]:
     """The items of an asynchronous generator that never waits."""
     try:
         while True:

@@ -89,9 +89,10 @@ class StepOutOfOrder(StatecellError):
 
 
 class StepUnsettled(StatecellError):
-    """Whether the step before was applied is not known: it was cancelled, or its reply was given up.
+    """The session may not stand where its caller believes: the step before was cancelled or its reply given up, or a stream
+    that had gone ahead was closed early.
 
-    Repeat that step with the same input (it is applied once), or read `session.state` and go on from there.
+    Read `session.state` and go on from there; or repeat that step with the same input, and it is applied once.
     """
 
     reason = "STEP_UNSETTLED"
@@ -176,6 +177,13 @@ class ServerUnreachable(StatecellError):
 
     reason = "UNAVAILABLE"
     code = grpc.StatusCode.UNAVAILABLE
+
+
+class InternalError(StatecellError):
+    """The server's fault: a run failed for a reason that is not in its input. The server's log has it."""
+
+    reason = "INTERNAL"
+    code = grpc.StatusCode.INTERNAL
 
 
 class DeadlineExceeded(StatecellError):

@@ -62,11 +62,14 @@ class Layout:
         for tensor in self.spec.inputs:
             array = to_array(tensor.name, values[tensor.name], tensor.dtype)
             axes = [axis for axis in tensor.shape if axis != SEQ_LEN]
-            if BATCH in axes:
-                rows.add(array.ndim == len(axes))
-                if array.ndim == len(axes) - 1 and self.batch == 1:
-                    array = np.expand_dims(array, axes.index(BATCH))
-            _conform(tensor.name, array, axes, {BATCH: self.batch}, "one time step")
+            row = [axis for axis in axes if axis != BATCH]
+            if BATCH in axes and array.ndim == len(row) and self.batch == 1:
+                rows.add(False)
+                _conform(tensor.name, array, row, {}, "one time step")
+                array = np.expand_dims(array, axes.index(BATCH))
+            else:
+                rows.update({True} if BATCH in axes else ())
+                _conform(tensor.name, array, axes, {BATCH: self.batch}, "one time step")
             arrays[tensor.name] = array if tensor.time_axis is None else np.expand_dims(array, tensor.time_axis)
         if len(rows) > 1:
             raise ShapeMismatch("some inputs have a batch axis and some have none; give it to all or to none")
@@ -171,13 +174,13 @@ def _conform(name: str, array: Array, axes: Sequence[int | str], sizes: dict[str
             for axis, size in zip(axes, array.shape, strict=True)
         ]
         if 0 in array.shape:
-            raise EmptyTensor(f"{name!r} has shape {list(array.shape)}, an axis of size 0")
+            raise EmptyTensor(f"{name!r} has shape {list(array.shape)}, an axis of size 0", metadata={"field": name})
         if list(array.shape) == wanted:
             return
     shown = ", ".join(f"{axis}={sizes[axis]}" if isinstance(axis, str) and axis in sizes else str(axis) for axis in axes)
     raise ShapeMismatch(
         f"{name!r} has shape {list(array.shape)}, expected [{shown}], {what}",
-        metadata={"tensor": name, "got": str(list(array.shape)), "expected": f"[{shown}]"},
+        metadata={"field": name, "got": str(list(array.shape)), "expected": f"[{shown}]"},
     )
 
 

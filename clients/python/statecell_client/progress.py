@@ -18,10 +18,16 @@ class Progress:
         self.step_index = step_index
         self._in_flight = False
         self._unsettled: list[tensor_pb2.Tensor] | None = None
+        self._overrun = 0
 
     def begin(self, inputs: Sequence[tensor_pb2.Tensor]) -> None:
         """Before a step is sent. Raises StepInFlight, StepUnsettled."""
         self._check_idle()
+        if self._overrun:
+            raise StepUnsettled(
+                f"a stream was closed {self._overrun} steps after the last answer that was taken from it: read session.state "
+                "and go on from there, or let the stream go step by step with ahead=1"
+            )
         if self._unsettled is not None and self._unsettled != list(inputs):
             raise StepUnsettled(
                 f"whether the step at step_index {self.step_index} was applied is not known: "
@@ -39,10 +45,14 @@ class Progress:
         if isinstance(error, StatecellError) and error.settled:
             self._unsettled = None
 
+    def overran(self, steps: int) -> None:
+        """The session went `steps` further than its caller has seen."""
+        self._overrun = steps
+
     def stands_at(self, step_index: int) -> None:
         """The server said where the session stands while no step was in flight."""
         self._check_idle()
-        self._unsettled, self.step_index = None, step_index
+        self._unsettled, self._overrun, self.step_index = None, 0, step_index
 
     def _check_idle(self) -> None:
         if self._in_flight:

@@ -16,16 +16,17 @@ class Retry:
 
     Every step carries its step_index, so a repeated one is applied once. The pause before a repetition doubles from
     `first_pause` to `longest_pause` seconds, or is what the server asks for; a random part keeps many clients from coming back
-    at once.
+    at once. A connection that gives no sign of life for `silence` seconds while a call waits for it counts as broken.
     """
 
     timeout: float = 60.0
     first_pause: float = 0.02
     longest_pause: float = 1.0
+    silence: float = 15.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.first_pause <= self.longest_pause or self.timeout <= 0:
-            raise ValueError(f"{self}: expected timeout > 0 and 0 < first_pause <= longest_pause")
+        if not 0 < self.first_pause <= self.longest_pause or self.timeout <= 0 or self.silence <= 0:
+            raise ValueError(f"{self}: expected timeout > 0, silence > 0 and 0 < first_pause <= longest_pause")
 
     def pause(self, failures: int, error: StatecellError) -> float:
         """Seconds to wait after the given number of failures."""

@@ -1,6 +1,6 @@
 """A session: one recurrence whose state the server keeps."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from types import TracebackType
 from typing import Any, Self, overload
 
@@ -75,17 +75,19 @@ class Session:
         """
         return run(self._core.run(xs, **inputs))
 
-    def stream(self, inputs: Iterable[Any], *, ahead: int = 1) -> Iterator[Any]:
+    def stream(self, inputs: Iterable[Any], *, ahead: int | None = None) -> Generator[Any]:
         """An answer for each of the inputs, over one call: `for y in session.stream(ticks)`.
 
-        Each item is what step takes; a dict has inputs by name. An input is pulled when the answer before it has been taken, so
-        it may depend on that answer, and a source that waits for its next tick delays nothing.
+        Each item is what step takes; a dict has inputs by name.
 
-        With ahead=N, N inputs are pulled at a time and sent as one message, the next N while the server works: much faster, for
-        sources that wait for nothing. Up to 2N - 1 inputs are then pulled, and applied, before an answer is taken; where the
-        iterator is closed early, step_index tells how far the session went.
+        A generator is pulled step by step, an input when the answer before it has been taken: it may depend on that answer, and
+        one that waits for its next tick delays nothing. With `ahead=N`, N inputs are pulled at a time and sent as one message,
+        the next N while the server works: much faster, for sources that wait for nothing. A list or an array, whose inputs are
+        all there, goes ahead by itself.
 
-        A stream that breaks is reopened and goes on. Errors as of step.
+        A stream that went ahead and is closed early leaves the session further than the answers that were taken: the next
+        step then raises StepUnsettled, until session.state was read. A stream that breaks is reopened and goes on. Errors as of
+        step.
         """
         return iterate(self._core.stream(inputs, ahead=ahead))
 

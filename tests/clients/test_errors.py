@@ -1,0 +1,42 @@
+"""Every reason has its exception."""
+
+import statecell_client
+import statecell_client.errors as client_errors
+import statecell_server.errors as server_errors
+from statecell.v1 import inference_pb2 as wire
+from statecell_client import QueueFull, StatecellError
+from statecell_client.errors import from_step_error
+
+
+def kinds(module: object, base: type[Exception]) -> list[type[Exception]]:
+    return [kind for kind in vars(module).values() if isinstance(kind, type) and issubclass(kind, base)]
+
+
+def test_every_reason_that_a_server_gives_has_an_exception_of_that_name() -> None:
+    ours = {getattr(kind, "reason"): kind.__name__ for kind in kinds(client_errors, StatecellError)}  # noqa: B009
+    for kind in kinds(server_errors, server_errors.StatecellError):
+        if kind is not server_errors.StatecellError:
+            assert ours[getattr(kind, "reason")] == kind.__name__  # noqa: B009
+
+
+def test_every_exception_is_public_and_the_public_names_are_sorted() -> None:
+    public = statecell_client.__all__
+    assert public == sorted(public)
+    assert {kind.__name__ for kind in kinds(client_errors, StatecellError)} <= set(public)
+    assert all(hasattr(statecell_client, name) for name in public)
+
+
+def test_an_error_in_a_stream_says_what_an_error_of_a_call_says() -> None:
+    error = wire.StepError(session_id="s", code=8, reason="QUEUE_FULL", message="4096 steps wait", metadata={"limit": "4096"})
+    error.retry_delay.FromMilliseconds(250)
+    decoded = from_step_error(error)
+    assert isinstance(decoded, QueueFull)
+    assert (decoded.code.name, decoded.metadata, decoded.retry_seconds) == ("RESOURCE_EXHAUSTED", {"limit": "4096"}, 0.25)
+    assert decoded.may_pass
+    assert decoded.settled
+
+
+def test_a_reason_that_this_release_does_not_know_is_still_told() -> None:
+    decoded = from_step_error(wire.StepError(code=9, reason="SOMETHING_NEW", message="new"))
+    assert type(decoded) is StatecellError
+    assert (decoded.reason, str(decoded)) == ("SOMETHING_NEW", "new")
