@@ -12,7 +12,7 @@ PROTO_BIN := .venv-protos/bin
 PROTO_FILES := $(shell cd protos && find statecell -name '*.proto')
 SOURCES := protos export server clients/python deploy docs tests bench
 
-.PHONY: help venv train export serve demo test lint format protos protos-check bench image clean
+.PHONY: help venv train export serve demo test lint format protos protos-check outside bench image clean
 
 help:  ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,6 +69,9 @@ protos-check: $(PROTO_BIN)/.installed  ## Fail where the checked-in generated co
 	  diff -q $$f ../../protos/$$f >/dev/null || { echo "protos/$$f is stale: run make protos"; exit 1; }; done
 	@echo "generated code is up to date"
 
+outside:  ## Install other people's clients, for the tests that use them (tritonclient, perf_analyzer, buf)
+	PYTHON=$(PYTHON) .ci/outside
+
 bench: $(STAMP)  ## Measure against the bare runtime (about five minutes)
 	$(BIN)/python -m bench.run
 
@@ -81,5 +84,5 @@ image:  ## Build the server's container image (ENGINE=docker, podman or buildah)
 	ENGINE="$(ENGINE)" IMAGE="$(IMAGE)" BASE="$(BASE)" deploy/build.sh $(BUILD_FLAGS)
 
 clean:  ## Remove what the other commands made
-	rm -rf .venv .venv-protos models out
+	rm -rf .venv .venv-protos .venv-triton .venv-buf models out
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -149,6 +149,13 @@ class GRPCInferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
             model_stats=[write_statistics(r, c.success, c.fail) for r, c in zip(found, counts, strict=True)]
         )
 
+    @unary
+    async def RepositoryIndex(self, _: pb.RepositoryIndexRequest) -> pb.RepositoryIndexResponse:
+        index = pb.RepositoryIndexResponse()
+        for runner in self._engine.models:
+            index.models.add(name=runner.name, version=runner.version, state="READY")
+        return index
+
     def drain(self) -> None:
         """Streams answer what they have read, and end."""
         for stream in self._streams:

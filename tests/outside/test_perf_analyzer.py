@@ -1,0 +1,44 @@
+"""NVIDIA's load generator, unchanged, against a real server."""
+
+import re
+
+import pytest
+
+from tests.conftest import Server
+from tests.outside.conftest import Run
+
+
+def figure(report: str, name: str) -> int:
+    """The number behind `name:`."""
+    found = re.search(rf"{name}: (\d+)", report)
+    assert found, report
+    return int(found[1])
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--sequence-length", "20"],
+        ["--sequence-length", "20", "--streaming"],
+        ["--sequence-length", "20", "--serial-sequences"],
+        ["--sequence-length", "20", "--streaming", "--serial-sequences", "--sequence-id-range", "1:100"],
+        ["--sequence-length", "1", "--string-length", "8"],
+    ],
+    ids=" ".join,
+)
+def test_perf_analyzer_runs_sequences(perf_analyzer: Run, server: Server, flags: list[str]) -> None:
+    where = ["-m", "lstm", "-u", server.address, "-i", "grpc", "--shape", "x:1,1,10"]
+    run = perf_analyzer(*where, *flags, "--concurrency-range", "8", "--request-count", "400")
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert figure(run.stdout, "Request count") >= 400
+    assert figure(run.stdout, "Sequence count") > 0
+    assert figure(run.stdout, "Successful request count") >= 390
+    assert figure(run.stdout, "Execution count") > 0
+
+
+def test_perf_analyzer_runs_a_model_that_has_no_sequences(perf_analyzer: Run, server: Server) -> None:
+    where = ["-m", "bidirectional", "-u", server.address, "-i", "grpc", "--shape", "x:5,3,10"]
+    run = perf_analyzer(*where, "--concurrency-range", "4", "--request-count", "100")
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert figure(run.stdout, "Request count") >= 100
+    assert "Sequence count" not in run.stdout
