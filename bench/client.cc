@@ -4,12 +4,12 @@
 //
 // A lane is one caller: a stream, or one unary call after the other. On stdin, for each: uint32 size, uint32 indexes, and the
 // message, which ends with `indexes` varints of five bytes; each message adds STRIDE to them (protobuf reads padded varints).
-// A lane keeps WINDOW messages in flight. Lanes from ACTIVE on send one message and stay open.
+// A lane keeps WINDOW messages in flight. Lanes from ACTIVE on send one message and stay open. The measured time is SECONDS, or
+// as long as it takes for every active lane to have two replies.
 // stdout: a line of JSON, then the latencies in the measured time as float32 microseconds. bench/client.py speaks the same.
 
 #include <grpcpp/generic/generic_stub.h>
 #include <grpcpp/grpcpp.h>
-#include <sys/resource.h>
 #include <time.h>
 
 #include <algorithm>
@@ -23,6 +23,8 @@
 #include <vector>
 
 namespace {
+
+constexpr double kPatience = 30;  // seconds beyond SECONDS for every caller to have two replies
 
 enum Op { kOpened, kWritten, kReplied };
 
@@ -74,7 +76,7 @@ struct Load {
   std::vector<std::unique_ptr<Lane>> lanes{};
   std::vector<float> latencies{};
   bool measuring = false, stopped = false;
-  long failures = 0, flying = 0, unopened = 0;
+  long failures = 0, flying = 0, unopened = 0, measured = 0;  // measured: callers with two replies in the measured time
 
   grpc::ByteBuffer NextMessage(Lane& lane) {
     char* at = lane.message.data() + lane.message.size() - 5 * lane.indexes;
@@ -129,6 +131,7 @@ struct Load {
     } else if (measuring) {
       latencies.push_back((now - lane.sent.front()) * 1e6);
       if (lane.replies++ == 0) lane.first = now;
+      if (lane.replies == 2) ++measured;
       lane.last = now;
     }
     lane.sent.pop_front();
@@ -204,6 +207,8 @@ int main(int argc, char** argv) {
   const double server_cpu = CpuOf(server), client_cpu = Clock(CLOCK_PROCESS_CPUTIME_ID), began = Now();
   load.measuring = true;
   load.Until(began + seconds, [] { return false; });
+  const long callers = std::min(std::stoul(argv[6]), load.lanes.size());
+  load.Until(began + seconds + kPatience, [&] { return load.measured + load.failures >= callers; });
   load.measuring = false;
   const double took = Now() - began, server_used = CpuOf(server) - server_cpu;
   const double client_used = Clock(CLOCK_PROCESS_CPUTIME_ID) - client_cpu;

@@ -19,6 +19,9 @@ import numpy as np
 
 from bench.messages import INDEX_BYTES, varint
 
+PATIENCE = 30.0
+"""Seconds beyond the measured time for every caller to have two replies."""
+
 
 @dataclass(frozen=True)
 class Arguments:
@@ -101,10 +104,15 @@ class Client:
         before = time.monotonic(), time.clock_gettime(clock), time.process_time()
         self.measuring = True
         await asyncio.sleep(self.arguments.seconds)
+        while self._unmeasured() and time.monotonic() < before[0] + self.arguments.seconds + PATIENCE:
+            await asyncio.sleep(0.01)
         self.measuring = False
         took = time.monotonic() - before[0]
         used = time.clock_gettime(clock) - before[1], time.process_time() - before[2]
         return {"server_busy": used[0] / took, "client_busy": used[1] / took}
+
+    def _unmeasured(self) -> bool:
+        return any(lane.active and len(lane.replies) < 2 and not lane.failures for lane in self.lanes)
 
     def _replied(self, lane: Lane, reply: bytes) -> None:
         now, began = time.monotonic(), lane.sent.popleft()

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.markdown import Markdown
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from bench import fairness, growth, serving
@@ -56,7 +57,7 @@ def bench(
         results = Results({"date": date.today().isoformat(), "load": load, "rounds": rounds, "seconds": seconds, **machine()})
         measure(results, parts(setup, only or list(Only)), rounds)
     except (SetupError, ProcessError) as error:
-        console.print(f"[red]bench:[/red] {error}", highlight=False, markup=True)
+        console.print(f"[red]bench:[/red] {escape(str(error))}", highlight=False)
         raise typer.Exit(1) from error
     write(results, out)
 
@@ -72,7 +73,7 @@ def prepare(seconds: float, *, quick: bool) -> tuple[Setup, str]:
                 programs[name] = build(name)
             except SetupError as error:
                 why = str(error)
-                console.print(f"without C++: {error}")
+                console.print(f"without C++: {escape(str(error))}")
     for model in SHAPES:
         with console.status(f"exporting {model}"):
             export(model)

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -75,14 +76,27 @@ def serve(
             drain_seconds=drain_seconds,
             runtimes=dict(_pair(text) for text in runtime or []),
         )
-        asyncio.run(_run(config))
+        _run(config)
     except (ConfigError, LoadError) as error:
         print(f"statecell-server: {error}", file=sys.stderr)
         raise typer.Exit(2) from error
 
 
-async def _run(config: Config) -> None:
-    await App(config).run()
+def _run(config: Config) -> None:
+    async def serve() -> None:
+        await App(config).run()
+
+    with asyncio.Runner(loop_factory=_event_loop()) as runner:
+        runner.run(serve())
+
+
+def _event_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's where it is installed, else asyncio's own."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """App: the gRPC server around the engine, from start to a clean stop."""
 
 import asyncio
+import gc
 import logging
 import signal
 
@@ -44,6 +45,10 @@ class App:
         await self._engine.start()
         await server.start()
         await self._ready()
+        # What was loaded stays: the collector need not look at it again. Steps leave no circles, so it can come rarely.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000)
         print(f"listening on {self._config.host}:{port}", flush=True)
         await self._stop.wait()
         await self._drain(server)
@@ -54,6 +59,9 @@ class App:
                 ("grpc.max_receive_message_length", self._config.max_message),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.so_reuseport", 0),
+                # Thousands of sessions come at once after a restart: gRPC's own guard would cancel two thirds of them.
+                ("grpc.server.max_pending_requests", 1_000_000),
+                ("grpc.server.max_pending_requests_hard_limit", 1_000_000),
                 ("grpc.keepalive_permit_without_calls", 1),
                 ("grpc.http2.min_recv_ping_interval_without_data_ms", 5000),
             ]

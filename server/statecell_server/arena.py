@@ -38,9 +38,11 @@ class StateArena:
 
     @staticmethod
     def _rows(state: StateSpec, rows: int) -> Array:
-        if state.batch_axis is None:  # a state without rows: one session at a time, slots on an axis put in front
-            return np.full((rows, *state.sized()), state.initial, state.dtype)
-        return np.full(state.sized(batch=rows), state.initial, state.dtype)
+        # A state without rows (one session at a time) has its slots on an axis put in front.
+        shape = (rows, *state.sized()) if state.batch_axis is None else state.sized(batch=rows)
+        if state.initial:
+            return np.full(shape, state.initial, state.dtype)
+        return np.zeros(shape, state.dtype)  # of which the system gives only what is written to
 
     @property
     def used(self) -> int:

@@ -1,7 +1,7 @@
 """Inputs: a request's arrays, checked against ModelSpec before ONNX Runtime can see them."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from statecell.spec import BATCH, SEQ_LEN, ModelSpec, StateSpec, TensorSpec
@@ -10,15 +10,13 @@ from statecell.tensor import Array
 from statecell_server.errors import DtypeMismatch, EmptyTensor, InvalidRequest, NonFiniteInput, ShapeMismatch
 
 
-@dataclass(frozen=True, slots=True)
-class Inputs:
+class Inputs(NamedTuple):
     """One call: an array for each of the spec's inputs, in its order."""
 
     arrays: list[Array]
     seq_len: int
     rows: int
-    shared: tuple[bytes, ...] = ()
-    """The inputs that have no batch axis. Only calls that agree on them can share a run."""
+    shared: tuple[bytes, ...] = ()  # the inputs that have no batch axis: only calls that agree on them can share a run
 
     def take(self, spec: ModelSpec, rows: Sequence[int]) -> "Inputs":
         """These rows only."""

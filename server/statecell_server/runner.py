@@ -74,10 +74,7 @@ class Runner:
     def submit(self, step: Step) -> None:
         """Raises QueueFull."""
         self.scheduler.add(step)
-        # Not at once: what else arrives in this turn of the loop joins the batch.
-        if not self._busy and not self._woken:
-            self._woken = True
-            self._loop.call_soon(self._wake)
+        self._wake()
 
     def drop(self, step: Step) -> None:
         """Nobody waits for the step any more. Where it runs right now, its result will be thrown away."""
@@ -100,24 +97,30 @@ class Runner:
         session.loaded = None
 
     def _wake(self) -> None:
-        self._woken = False
-        self._launch()
+        """Launches a batch in the loop's next turn. What else arrives in this one joins it, and others have their turn."""
+        if not self._busy and not self._woken:
+            self._woken = True
+            self._loop.call_soon(self._launch)
 
     def _launch(self) -> None:
-        """Starts batches until one is on its way, or nothing waits."""
-        while not self._busy and (batch := self.scheduler.next_batch()):
+        self._woken = False
+        batch = self.scheduler.next_batch()
+        while batch is not None:
             batch.steps = [step for step in batch.steps if self._equip(step)]
-            if not batch.steps:
-                continue
-            self._busy = True
-            rows = sum(step.inputs.rows for step in batch.steps)
-            self.batches[rows] += 1
-            self.last_run = time.time()
-            if self._seconds.get((batch.seq_len, rows), 1.0) < INLINE_SECONDS:
-                self._run(batch, rows)
-                self._land(batch)
-            else:
-                self._work.put(batch)
+            if batch.steps:
+                break
+            batch = self.scheduler.next_batch()
+        else:
+            return
+        self._busy = True
+        rows = sum(step.inputs.rows for step in batch.steps)
+        self.batches[rows] += 1
+        self.last_run = time.time()
+        if self._seconds.get((batch.seq_len, rows), 1.0) < INLINE_SECONDS:
+            self._run(batch, rows)
+            self._land(batch)
+        else:
+            self._work.put(batch)
 
     def _equip(self, step: Step) -> bool:
         """Gives the step the slots of its next run; False where there is nothing left to run."""
@@ -149,7 +152,7 @@ class Runner:
         """The compute thread."""
         while (batch := self._work.get()) is not None:
             self._run(batch, sum(step.inputs.rows for step in batch.steps))
-            self._loop.call_soon_threadsafe(self._land_and_launch, batch)
+            self._loop.call_soon_threadsafe(self._land, batch)
 
     def _run(self, batch: Batch, rows: int) -> None:
         began = time.perf_counter()
@@ -160,13 +163,11 @@ class Runner:
             for step in batch.steps:
                 step.errors = dict.fromkeys(range(len(step.sessions)), InternalError(f"the run failed: {error}"))
         seconds = time.perf_counter() - began
-        self._seconds[batch.seq_len, rows] = seconds
         self.busy[rows] += int(seconds * 1e9)
+        # The least of late: a run that was disturbed says little of the next.
+        known = self._seconds.get((batch.seq_len, rows), seconds)
+        self._seconds[batch.seq_len, rows] = min(seconds, 1.02 * known)
         self.scheduler.took(batch, seconds)
-
-    def _land_and_launch(self, batch: Batch) -> None:
-        self._land(batch)
-        self._launch()
 
     def _land(self, batch: Batch) -> None:
         """The batch has run: commit it and tell those who wait."""
@@ -177,6 +178,7 @@ class Runner:
             else:
                 self._commit(step)
                 self._tell(step)
+        self._wake()
 
     def _commit(self, step: Step) -> None:
         """The one place where a session's state moves on, or, where its step failed or nobody waits for it, does not."""
@@ -217,5 +219,7 @@ class Runner:
 
     @staticmethod
     def _tell(step: Step) -> None:
-        for waiter in step.waiters:
+        # Off the step first: a waiter holds its steps, and a circle would be the garbage collector's to find.
+        waiters, step.waiters = step.waiters, []
+        for waiter in waiters:
             waiter.settle()

@@ -67,8 +67,10 @@ class Session:
 
         A step that nobody waits for any more, and that is in flight only because it runs right now, will not be.
         """
-        waited = [step for step in self.pending if step.waiters]
-        return waited[-1].stop_of(self) if waited else self.step_index
+        for step in reversed(self.pending):
+            if step.waiters:
+                return step.stop_of(self)
+        return self.step_index
 
     def place(self, step_index: int | None, seq_len: int) -> "Step | Reply | None":
         """Where a step belongs: the pending step that it repeats, the reply that it repeats, or None: at the end of the queue.
