@@ -44,6 +44,7 @@ def _lines(results: Results) -> Iterator[str]:
             yield from _model(results, model)
     yield from _growth(results)
     yield from _fairness(results)
+    yield from _oip(results)
 
 
 def _quiet(results: Results) -> Iterator[str]:
@@ -120,6 +121,24 @@ def _fairness(results: Results) -> Iterator[str]:
         rows.append((key.removeprefix("fairness/"), steps, p50, p99, server, client))
     head = ("16 sessions by single steps", "steps/s", "p50 us", "p99 us", "server busy", "load busy")
     yield from _table("Single steps beside a client that pushes sequences of 10,000 steps", head, rows)
+
+
+def _oip(results: Results) -> Iterator[str]:
+    rows = []
+    for key in (key for key in results.rounds if key.startswith("oip/")):
+        steps, *rest = _figures(results, key)
+        rows.append((key.removeprefix("oip/"), steps, _number(results.get(key, "batch")), *rest))
+    head = (
+        "model, front, sequences",
+        "steps/s",
+        "rows a run",
+        "p50 us",
+        "p99 us",
+        "server us/step",
+        "server busy",
+        "load busy",
+    )
+    yield from _table("perf_analyzer against the Open Inference Protocol", head, rows)
 
 
 def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], level: int = 2) -> Iterator[str]:
