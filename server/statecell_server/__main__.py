@@ -49,6 +49,9 @@ def serve(
     drain_seconds: Annotated[
         float, typer.Option(help="Seconds to finish what is in flight at the end.")
     ] = DEFAULTS.drain_seconds,
+    sequence_roll: Annotated[
+        Path | None, typer.Option(help="File by which the next server knows the Open Inference Protocol's sequences as lost.")
+    ] = None,
     runtime: Annotated[
         list[str] | None,
         typer.Option(help="NAME=torchscript to run a model's model.pt though it has a model.onnx; repeatable."),
@@ -74,6 +77,7 @@ def serve(
             max_message=size(max_message),
             threads=threads,
             drain_seconds=drain_seconds,
+            sequence_roll=sequence_roll,
             runtimes=dict(_pair(text) for text in runtime or []),
         )
         _run(config)

@@ -85,4 +85,5 @@ class App:
         self._oip_service.drain()
         await server.stop(self._config.drain_seconds)
         await self._engine.stop()
+        self._oip_service.close()
         log.info("stopped")

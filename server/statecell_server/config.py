@@ -25,6 +25,7 @@ class Config:
     max_message: int = 64 << 20
     threads: int = 1
     drain_seconds: float = 10.0
+    sequence_roll: Path | None = None
     runtimes: Mapping[str, str] = field(default_factory=dict)  # of models that are not to run in the first they can
 
     def __post_init__(self) -> None:

@@ -9,7 +9,7 @@ from statecell.oip import inference_pb2 as pb
 from statecell.oip import inference_pb2_grpc
 
 from statecell_server import __version__
-from statecell_server.config import Config
+from statecell_server.config import Config, ConfigError
 from statecell_server.engine import Engine
 from statecell_server.errors import Draining, ModelNotFound, StatecellError
 from statecell_server.inputs import check_outputs
@@ -26,6 +26,7 @@ from statecell_server.oip_wire import (
     write_streamed,
     write_streamed_error,
 )
+from statecell_server.roll import Roll
 from statecell_server.sequences import Sequences
 from statecell_server.service import Context, unary
 from statecell_server.wire import write_status
@@ -52,9 +53,14 @@ class GRPCInferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
     """Translates between inference.GRPCInferenceService and the Engine."""
 
     def __init__(self, engine: Engine, config: Config) -> None:
+        """Raises ConfigError."""
         self._engine = engine
         self._config = config
-        self._sequences = Sequences(engine)
+        try:
+            self._roll = Roll(config.sequence_roll, config.session_ttl)
+        except OSError as error:
+            raise ConfigError(f"--sequence-roll {config.sequence_roll} cannot be written: {error.strerror}") from error
+        self._sequences = Sequences(engine, self._roll)
         self._counts: defaultdict[tuple[str, str], Count] = defaultdict(Count)
         self._streams: set[InferStream] = set()
 
@@ -160,3 +166,7 @@ class GRPCInferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
         """Streams answer what they have read, and end."""
         for stream in self._streams:
             stream.drain()
+
+    def close(self) -> None:
+        """After the last call was answered."""
+        self._roll.close()

@@ -9,8 +9,9 @@ from statecell.spec import ModelSpec
 from statecell.tensor import Array
 
 from statecell_server.engine import Engine
-from statecell_server.errors import InvalidRequest, SessionExists, SessionNotFound, StatecellError
+from statecell_server.errors import InvalidRequest, SessionExists, SessionLost, SessionNotFound, StatecellError
 from statecell_server.inputs import check_outputs, split_states
+from statecell_server.roll import Roll
 from statecell_server.runner import Runner
 from statecell_server.sessions import Session
 
@@ -98,10 +99,11 @@ class Sequence:
 
 
 class Sequences:
-    """`answer = await Sequences(engine).step(Turn("lstm", "", "42", {"x": x}, start=True))`. Belongs to the event loop."""
+    """`answer = await sequences.step(Turn("lstm", "", "42", {"x": x}, start=True))`. Belongs to the event loop."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, roll: Roll) -> None:
         self._engine = engine
+        self._roll = roll
         self._sequences: dict[Key, Sequence] = {}
         self._prune_at = 1024
         self._ended: OrderedDict[Key, tuple[str, int, Answer]] = OrderedDict()  # request id, its content, its answer
@@ -111,7 +113,7 @@ class Sequences:
         """Advances the sequence, and begins or ends it where the turn says so.
 
         A step that fails leaves the sequence as it was: not begun if it was the first, not ended if it was to be the last.
-        Raises SessionNotFound, SessionExpired, SessionExists, InvalidRequest, and as Engine.create and Engine.step do.
+        Raises SessionNotFound, SessionExpired, SessionLost, SessionExists, InvalidRequest, and as Engine.create and step do.
         """
         sequence = self._sequences.get(turn.key)
         if sequence is None:
@@ -151,7 +153,7 @@ class Sequences:
                     model=turn.model,
                     sequence_id=turn.sequence_id,
                 )
-            self._engine.delete(live.id)
+            self._delete(live)
         spec = self._engine.models.get(turn.model, turn.version).spec
         inputs, states = split_states(spec, turn.tensors)
         rows = _rows(spec, inputs)
@@ -159,6 +161,7 @@ class Sequences:
             turn.model, turn.version, batch=rows, state=states, durable=turn.durable, session_id=turn.session_id
         )
         sequence.applied.clear()
+        self._roll.begin(session.id)
         self._forget_end(turn.key)
         try:
             return await self._go_on(sequence, session, turn)
@@ -196,6 +199,7 @@ class Sequences:
         """Unless somebody else has done so meanwhile."""
         if self._engine.sessions.live(session.id) is session:
             self._engine.delete(session.id)
+        self._roll.end(session.id)
 
     def _forget_end(self, key: Key) -> None:
         old = self._ended.pop(key, None)
@@ -208,6 +212,13 @@ class Sequences:
             self._engine.models.get(turn.model, turn.version)
             self._engine.sessions.get(turn.session_id)
         except SessionNotFound:
+            if turn.session_id in self._roll:
+                return SessionLost(
+                    f"sequence {turn.sequence_id!r} of model {turn.model!r} was in the memory of a server that has stopped; "
+                    "begin it again with sequence_start",
+                    model=turn.model,
+                    sequence_id=turn.sequence_id,
+                )
             what = "has ended" if turn.key in self._ended else "was never started here"
             return SessionNotFound(
                 f"sequence {turn.sequence_id!r} of model {turn.model!r} {what}; begin it with sequence_start",
@@ -224,7 +235,9 @@ class Sequences:
         if not sequence.users and live(turn.session_id) is None:
             self._sequences.pop(turn.key, None)
         if len(self._sequences) > self._prune_at:
-            self._sequences = {key: s for key, s in self._sequences.items() if s.users or live(session_id(*key))}
+            for key in [k for k, s in self._sequences.items() if not s.users and live(session_id(*k)) is None]:
+                del self._sequences[key]
+                self._roll.end(session_id(*key))
             self._prune_at = 2 * len(self._sequences) + 1024
 
 

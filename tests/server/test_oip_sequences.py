@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from itertools import count
+from pathlib import Path
 
 import grpc
 import numpy as np
@@ -102,6 +103,31 @@ def test_unknown_ended_and_expired_sequences_say_different_things(serve: Serve) 
     assert "never started" in text_of(errors[0])
     assert "has ended" in text_of(errors[1])
     assert {error.code() for error in errors} == {grpc.StatusCode.NOT_FOUND}
+
+
+def test_a_sequence_that_a_killed_server_held_is_lost_and_no_other_is(serve: Serve, tmp_path: Path) -> None:
+    flags = ["--sequence-roll", str(tmp_path / "roll")]
+    with serve(*flags) as server:  # and killed at the end
+        oip = OipCaller(server.address)
+        for name in ("held", "again", "ended"):
+            oip.infer("lstm", X[:1], sequence_id=name, sequence_start=True, sequence_end=name == "ended")
+    with serve(*flags) as server:
+        oip = OipCaller(server.address)
+        reasons = {
+            name: reason_of(refused(oip, request("lstm", {"x": X[:1]}, sequence_id=name)))
+            for name in ("held", "again", "ended", "unknown")
+        }
+        oip.infer("lstm", X[:1], sequence_id="again", sequence_start=True, sequence_end=True)
+    assert reasons == {
+        "held": "SESSION_LOST",
+        "again": "SESSION_LOST",
+        "ended": "SESSION_NOT_FOUND",
+        "unknown": "SESSION_NOT_FOUND",
+    }
+    with serve(*flags) as server:
+        oip = OipCaller(server.address)
+        assert reason_of(refused(oip, request("lstm", {"x": X[:1]}, sequence_id="held"))) == "SESSION_LOST"
+        assert reason_of(refused(oip, request("lstm", {"x": X[:1]}, sequence_id="again"))) == "SESSION_NOT_FOUND"
 
 
 def test_start_on_a_live_sequence_is_an_error_and_leaves_it_alone(oip: OipCaller) -> None:
