@@ -24,7 +24,7 @@ $(STAMP): requirements-dev.txt protos/pyproject.toml export/pyproject.toml serve
 	  { echo "statecell needs Python 3.11 or newer; choose one with: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -r requirements-dev.txt \
-	  -e ./protos -e ./clients/python -e "./server[cpu,uvloop]" -e ./export
+	  -e ./protos -e "./clients/python[cli]" -e "./server[cpu,uvloop]" -e ./export
 	touch $@
 
 train: $(STAMP)  ## Train the example models again from their seeds

@@ -1,11 +1,13 @@
 """Every reason has its exception."""
 
+import grpc
+import pytest
 import statecell_client
 import statecell_client.errors as client_errors
 import statecell_server.errors as server_errors
 from statecell.v1 import inference_pb2 as wire
-from statecell_client import QueueFull, StatecellError
-from statecell_client.errors import from_step_error
+from statecell_client import QueueFull, ServerUnreachable, StatecellError
+from statecell_client.errors import from_rpc_error, from_step_error
 
 
 def kinds(module: object, base: type[Exception]) -> list[type[Exception]]:
@@ -34,6 +36,51 @@ def test_an_error_in_a_stream_says_what_an_error_of_a_call_says() -> None:
     assert (decoded.code.name, decoded.metadata, decoded.retry_seconds) == ("RESOURCE_EXHAUSTED", {"limit": "4096"}, 0.25)
     assert decoded.may_pass
     assert decoded.settled
+
+
+class Ended(grpc.RpcError):
+    """How a call ends that has no details of ours."""
+
+    def __init__(self, code: grpc.StatusCode, details: str) -> None:
+        self._code, self._details = code, details
+
+    def code(self) -> grpc.StatusCode:
+        return self._code
+
+    def details(self) -> str:
+        return self._details
+
+    def trailing_metadata(self) -> tuple[()]:
+        return ()
+
+
+@pytest.mark.parametrize(
+    ("code", "details"),
+    [
+        (grpc.StatusCode.UNAVAILABLE, "Socket closed"),
+        (grpc.StatusCode.CANCELLED, "Cancelled on the server side"),
+        (grpc.StatusCode.INTERNAL, "Received RST_STREAM with error code 2"),
+        (grpc.StatusCode.UNKNOWN, "Stream removed"),
+    ],
+)
+def test_a_call_that_breaks_off_may_be_repeated_however_it_is_worded(code: grpc.StatusCode, details: str) -> None:
+    error = from_rpc_error(Ended(code, details), "host:1")
+    assert isinstance(error, ServerUnreachable)
+    assert error.may_pass
+    assert not error.settled
+    assert "host:1" in str(error)
+
+
+def test_a_servers_own_fault_is_not_repeated() -> None:
+    error = from_rpc_error(Ended(grpc.StatusCode.UNKNOWN, "Unexpected <class 'KeyError'>"), "host:1")
+    assert (error.may_pass, error.settled, error.reason) == (False, False, "UNKNOWN")
+
+
+def test_where_the_server_cannot_tell_whether_a_step_was_applied_it_is_unsettled() -> None:
+    error = wire.StepError(code=14, reason="STORE_UNAVAILABLE", message="no answer", metadata={"applied": "unknown"})
+    assert not from_step_error(error).settled
+    error.metadata["applied"] = "no"
+    assert from_step_error(error).settled
 
 
 def test_a_reason_that_this_release_does_not_know_is_still_told() -> None:

@@ -1,6 +1,7 @@
 """Sessions on a real server."""
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -150,6 +151,19 @@ def test_an_error_of_the_source_comes_after_all_answers_and_the_session_goes_on(
     session.step(randn(10))
 
 
+def test_a_source_may_fill_the_same_buffer_again_and_again(session: Session) -> None:
+    xs, buffer = randn(20, 10), np.empty(10, np.float32)
+
+    def source() -> Iterator[Array]:
+        for x in xs:
+            buffer[:] = x
+            yield buffer
+
+    ys = list(session.stream(source(), ahead=8))
+    session.reset()
+    np.testing.assert_array_equal(ys, session.run(xs[:, None])[:, 0])
+
+
 @pytest.mark.parametrize("ahead", [None, 1, 4])
 def test_a_bad_input_in_a_stream_stops_it_there(session: Session, ahead: int | None) -> None:
     answers: list[Array] = []
@@ -245,6 +259,21 @@ def test_what_cannot_be_a_session_says_why(client: Client, session: Session) -> 
         client.session("lstm", state=[randn(2, 1, 20)])
     with pytest.raises(ShapeMismatch, match="'h_0'"):
         client.session("lstm", state=[randn(2, 2, 20)] * 2)
+
+
+def test_threads_share_a_client_and_their_sessions_do_not_mix(address: str) -> None:
+    xs = randn(40, 10)
+
+    with Client(address) as client:
+
+        def one(number: int) -> list[Array]:
+            with client.session("lstm") as session:
+                return [session.step(x) for x in xs[number : number + 20]]
+
+        with ThreadPoolExecutor(8) as threads:
+            answers = list(threads.map(one, range(20)))
+        for number, answer in enumerate(answers):
+            np.testing.assert_array_equal(answer, one(number))
 
 
 def test_infer_takes_any_sizes_and_gives_outputs_and_final_states_by_name(client: Client) -> None:

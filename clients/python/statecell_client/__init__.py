@@ -22,6 +22,7 @@ from statecell_client.errors import (
     NotStreamable,
     QueueFull,
     ServerUnreachable,
+    SessionContended,
     SessionEvicted,
     SessionExpired,
     SessionGone,
@@ -34,6 +35,8 @@ from statecell_client.errors import (
     StepInFlight,
     StepOutOfOrder,
     StepUnsettled,
+    StoreFull,
+    StoreUnavailable,
 )
 from statecell_client.model import Model, SessionInfo
 from statecell_client.retry import Retry
@@ -59,6 +62,7 @@ __all__ = [
     "Retry",
     "ServerUnreachable",
     "Session",
+    "SessionContended",
     "SessionEvicted",
     "SessionExpired",
     "SessionGone",
@@ -73,4 +77,6 @@ __all__ = [
     "StepInFlight",
     "StepOutOfOrder",
     "StepUnsettled",
+    "StoreFull",
+    "StoreUnavailable",
 ]

@@ -36,7 +36,7 @@ class AsyncClient:
         self, addresses: str | Sequence[str], *, retry: Retry | None = None, transport: Transport | None = None
     ) -> None:
         retry = retry or Retry()
-        self._connection = Connection(transport or AsyncioTransport(retry), addresses, retry)
+        self._connection = Connection(transport or AsyncioTransport(retry.silence), addresses, retry)
         self._models: dict[tuple[str, str], Model] = {}
 
     async def models(self) -> list[Model]:

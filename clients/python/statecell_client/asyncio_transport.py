@@ -23,9 +23,8 @@ class AsyncioDuplex:
     async def write(self, request: wire.StreamStepsRequest) -> None:
         try:
             await self._call.write(request)
-        except grpc.RpcError as error:
-            raise from_rpc_error(error, self._address) from error
-        except asyncio.InvalidStateError as error:
+        except (grpc.RpcError, asyncio.InvalidStateError) as error:
+            # Whatever ended the stream, grpc.aio calls a failed write INTERNAL and forgets the true status.
             raise ServerUnreachable(f"the server at {self._address} has ended the stream", settled=False) from error
 
     async def read(self) -> wire.StreamStepsResponse:
@@ -44,8 +43,8 @@ class AsyncioDuplex:
 class AsyncioTransport:
     """A channel an address, opened when it is first needed."""
 
-    def __init__(self, retry: Retry) -> None:
-        self._options = channel_options(retry.silence)
+    def __init__(self, silence: float = Retry.silence) -> None:
+        self._options = channel_options(silence)
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._stubs: dict[str, Any] = {}
 

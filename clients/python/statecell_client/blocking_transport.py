@@ -1,6 +1,7 @@
 """The blocking transport: grpcio's synchronous channels."""
 
 import queue
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -43,16 +44,18 @@ class BlockingDuplex:
 class BlockingTransport:
     """A channel an address, opened when it is first needed."""
 
-    def __init__(self, retry: Retry) -> None:
-        self._options = channel_options(retry.silence)
+    def __init__(self, silence: float = Retry.silence) -> None:
+        self._options = channel_options(silence)
         self._channels: dict[str, grpc.Channel] = {}
         self._stubs: dict[str, InferenceServiceStub] = {}
+        self._lock = threading.Lock()
 
     def _stub(self, address: str) -> InferenceServiceStub:
-        if address not in self._stubs:
-            self._channels[address] = grpc.insecure_channel(address, options=self._options)
-            self._stubs[address] = InferenceServiceStub(self._channels[address])
-        return self._stubs[address]
+        with self._lock:
+            if address not in self._stubs:
+                self._channels[address] = grpc.insecure_channel(address, options=self._options)
+                self._stubs[address] = InferenceServiceStub(self._channels[address])
+            return self._stubs[address]
 
     async def call(self, address: str, rpc: str, request: Message, timeout: float, headers: Headers) -> Any:
         try:

@@ -29,7 +29,7 @@ class Client:
 
     def __init__(self, addresses: str | Sequence[str], *, retry: Retry | None = None) -> None:
         retry = retry or Retry()
-        self._core = AsyncClient(addresses, retry=retry, transport=BlockingTransport(retry))
+        self._core = AsyncClient(addresses, retry=retry, transport=BlockingTransport(retry.silence))
 
     def models(self) -> list[Model]:
         """What the server has, every version."""

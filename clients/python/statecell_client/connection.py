@@ -28,10 +28,10 @@ def channel_options(silence: float) -> tuple[tuple[str, int], ...]:
         # gRPC's probes of the bandwidth hold keepalive back until they are answered: a minute, unless told otherwise.
         ("grpc.http2.ping_timeout_ms", int(silence * 1000 / 3)),
         ("grpc.http2.max_pings_without_data", 0),
-        # A server that comes back is found within a second, not within gRPC's two minutes.
+        # A server that comes back is found at once, not within gRPC's two minutes; an attempt to connect may take five.
         ("grpc.initial_reconnect_backoff_ms", 50),
-        ("grpc.min_reconnect_backoff_ms", 1_000),
-        ("grpc.max_reconnect_backoff_ms", 1_000),
+        ("grpc.min_reconnect_backoff_ms", 5_000),
+        ("grpc.max_reconnect_backoff_ms", 250),
         # Retries are this package's: gRPC's own would not move on to another address.
         ("grpc.enable_retries", 0),
         # Clients of one process do not share a connection: servers balance connections.

@@ -8,6 +8,8 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 from statecell.v1 import inference_pb2 as wire
 
+_BROKEN = ("RST_STREAM", "Stream removed")
+"""How gRPC words it, with other codes than UNAVAILABLE, when a server or a proxy drops a call."""
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
@@ -172,6 +174,24 @@ class Draining(StatecellError):
     reason = "DRAINING"
 
 
+class StoreUnavailable(StatecellError):
+    """The store's fault: it does not answer, so no step of a durable session can be acknowledged. Repeat the step later."""
+
+    reason = "STORE_UNAVAILABLE"
+
+
+class StoreFull(StatecellError):
+    """The operator's fault: the store has no room for the state. Nothing is lost; repeat the step later."""
+
+    reason = "STORE_FULL"
+
+
+class SessionContended(StatecellError):
+    """The caller's fault as a rule: the session is stepped on two servers at once, and this step lost the race each time."""
+
+    reason = "SESSION_CONTENDED"
+
+
 class ServerUnreachable(StatecellError):
     """No server answers at the address: it is not running, the address is wrong, or the network is down."""
 
@@ -216,6 +236,8 @@ def from_rpc_error(error: grpc.RpcError, address: str) -> StatecellError:
     if code is grpc.StatusCode.UNAVAILABLE:
         message = f"no statecell server answers at {address} ({message}); start one there or correct the address"
         return ServerUnreachable(message, settled=False)
+    if code is grpc.StatusCode.CANCELLED or any(sign in message for sign in _BROKEN):
+        return ServerUnreachable(f"the call to {address} broke off ({message})", settled=False)
     if code is grpc.StatusCode.UNIMPLEMENTED:
         message = f"what answers at {address} is not a statecell server of this release ({message})"
     kind = DeadlineExceeded if code is grpc.StatusCode.DEADLINE_EXCEEDED else StatecellError
@@ -233,4 +255,5 @@ def _build(
 ) -> StatecellError:
     seconds = None if delay is None else delay.ToTimedelta().total_seconds()
     kind = _BY_REASON.get(reason, StatecellError)
-    return kind(message or reason, reason=reason, code=code, metadata=dict(metadata), retry_seconds=seconds)
+    settled = metadata.get("applied") != "unknown"
+    return kind(message or reason, reason=reason, code=code, metadata=dict(metadata), retry_seconds=seconds, settled=settled)

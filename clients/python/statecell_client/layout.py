@@ -66,11 +66,11 @@ class Layout:
             if BATCH in axes and array.ndim == len(row) and self.batch == 1:
                 rows.add(False)
                 _conform(tensor.name, array, row, {}, "one time step")
-                array = np.expand_dims(array, axes.index(BATCH))
             else:
                 rows.update({True} if BATCH in axes else ())
                 _conform(tensor.name, array, axes, {BATCH: self.batch}, "one time step")
-            arrays[tensor.name] = array if tensor.time_axis is None else np.expand_dims(array, tensor.time_axis)
+            # A copy: a source may fill the same buffer again before this one is sent.
+            arrays[tensor.name] = np.array(array).reshape(tensor.sized(batch=self.batch))
         if len(rows) > 1:
             raise ShapeMismatch("some inputs have a batch axis and some have none; give it to all or to none")
         return Inputs(arrays, 1, (Form(Kind.of(values.values()), rows.pop() if rows else self.batch > 1),))
@@ -113,13 +113,9 @@ class Layout:
         for step, form in enumerate(inputs.forms):
             answer = {}
             for t in self.spec.outputs:
-                array, axes = outputs[t.name], list(t.shape)
-                if SEQ_LEN in axes:
-                    array = array.take(step, _time(t))
-                    axes.remove(SEQ_LEN)
-                if BATCH in axes and not form.rows:
-                    array = array.take(0, axes.index(BATCH))
-                answer[t.name] = form.kind.give(array)
+                taken = {SEQ_LEN: step} if form.rows else {SEQ_LEN: step, BATCH: 0}
+                index = tuple(taken.get(axis, slice(None)) if isinstance(axis, str) else slice(None) for axis in t.shape)
+                answer[t.name] = form.kind.give(outputs[t.name][index])
             answers.append(_alone(answer))
         return answers
 

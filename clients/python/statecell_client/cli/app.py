@@ -1,0 +1,101 @@
+"""The commands that look and step."""
+
+import datetime
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.markup import escape
+from rich.table import Table
+from statecell.spec import StateSpec, TensorSpec
+
+from statecell_client.cli import session
+from statecell_client.cli.common import LOCAL, Servers, connected, console, whole
+from statecell_client.cli.run import run
+from statecell_client.cli.watch import watch
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.add_typer(session.app, name="session")
+app.command()(run)
+app.command()(watch)
+
+
+@app.callback()
+def main() -> None:
+    """Look at a statecell server and step its models.
+
+    The server is --server HOST:PORT, or the environment's STATECELL_SERVER, or localhost:50051.
+    """
+
+
+@app.command()
+def models(server: Servers = LOCAL) -> None:
+    """The models that the server has.
+
+    Example: statecell models --server localhost:50051
+    """
+    with connected(server) as client:
+        table = Table(whole("model"), "takes and gives", "device", "sessions")
+        for model in client.models():
+            spec = model.spec
+            lines = [_signature(t) for t in spec.inputs]
+            lines += [f"-> {_signature(t)}" for t in spec.outputs]
+            lines += [_signature(s) for s in spec.states] if spec.streamable else [f"no sessions: {escape(spec.reason)}"]
+            table.add_row(f"{model.name}/{model.version}", "\n".join(lines), model.device, str(model.session_count))
+        console.print(table)
+
+
+@app.command()
+def sessions(
+    model: Annotated[str, typer.Option(help="Only this model's.")] = "",
+    server: Servers = LOCAL,
+) -> None:
+    """The sessions that the server has open.
+
+    Example: statecell sessions --model charlm
+    """
+    with connected(server) as client:
+        table = Table(whole("session"), "model", "batch", "step_index", "durable", "idle")
+        now = datetime.datetime.now(datetime.UTC)
+        for s in client.sessions(model):
+            idle = f"{(now - s.last_used_time).total_seconds():.0f} s"
+            table.add_row(s.id, f"{s.model}/{s.version}", str(s.batch), str(s.step_index), "yes" if s.durable else "no", idle)
+        console.print(table)
+
+
+@app.command()
+def step(
+    session_id: Annotated[str, typer.Argument(metavar="SESSION", help="The id, from `statecell session create`.")],
+    values: Annotated[list[str], typer.Argument(help="The input's numbers, or NAME=NUMBER,NUMBER,… for each of several.")],
+    server: Servers = LOCAL,
+) -> None:
+    """Advance a session by one time step and print what came out.
+
+    Example: statecell step 31918786-Y6ZSH9 0.1 0.2 0.3
+
+    Numbers below zero go behind two dashes: statecell step SESSION -- -0.1 0.2
+    """
+    with connected(server) as client:
+        attached = client.attach(session_id)
+        specs = {t.name: t for t in attached.model.spec.inputs}
+        if any("=" in value for value in values):
+            named = dict(value.split("=", 1) for value in values)
+            given = {name: text.split(",") for name, text in named.items()}
+        else:
+            given = {next(iter(specs)): values}
+        y = attached.step(**{name: _numbers(texts, specs[name]) if name in specs else texts for name, texts in given.items()})
+        for name, array in y.items() if isinstance(y, dict) else [("", y)]:
+            print(*([f"{name}:"] if name else []), *(str(number) for number in array.flat))
+
+
+def _numbers(texts: list[str], spec: TensorSpec) -> Any:
+    """The arguments as what one step takes. Raises ValueError."""
+    number = int if np.dtype(spec.dtype).kind in "iu" else float
+    values = [number(text) for text in texts]
+    return values if any(isinstance(size, int) for size in spec.shape) or len(values) > 1 else values[0]
+
+
+def _signature(tensor: TensorSpec | StateSpec) -> str:
+    """x float32 [seq_len, batch, 10]"""
+    name = f"{tensor.input} -> {tensor.output}" if isinstance(tensor, StateSpec) else tensor.name
+    return escape(f"{name} {tensor.dtype} [{', '.join(map(str, tensor.shape))}]")

@@ -1,0 +1,42 @@
+"""What all commands share: where the server is, and errors as messages."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Column
+
+from statecell_client.client import Client
+from statecell_client.errors import ServerUnreachable, StatecellError
+
+console = Console()
+complaints = Console(stderr=True)
+
+Servers = Annotated[
+    list[str],
+    typer.Option("--server", "-s", envvar="STATECELL_SERVER", metavar="HOST:PORT", help="The server; again for each replica."),
+]
+LOCAL = ["localhost:50051"]
+
+
+def whole(title: str) -> Column:
+    """A table's column whose cells are never cut short: a name or an id is of use only whole."""
+    return Column(title, no_wrap=True)
+
+
+@contextmanager
+def connected(servers: list[str]) -> Iterator[Client]:
+    """A client; an error ends the command with its message and exit code 1, without a traceback."""
+    try:
+        with Client(servers) as client:
+            yield client
+    except (StatecellError, OSError, ValueError) as error:
+        complaints.print(f"[bold red]{type(error).__name__}[/]: {escape(str(error))}", soft_wrap=True)
+        if isinstance(error, ServerUnreachable):
+            complaints.print(
+                "Start one with [bold]make serve[/], or name yours: --server HOST:PORT or STATECELL_SERVER=HOST:PORT"
+            )
+        raise typer.Exit(1) from None
