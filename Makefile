@@ -12,10 +12,10 @@ PROTO_BIN := .venv-protos/bin
 PROTO_FILES := $(shell cd protos && find statecell -name '*.proto')
 SOURCES := protos export server clients/python deploy docs tests bench
 
-.PHONY: help venv train export serve demo test lint format protos protos-check outside bench image clean
+.PHONY: help venv train export serve demo test faults lint format protos protos-check outside bench bench-durability image clean
 
 help:  ## List the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 venv: $(STAMP)  ## Install everything into .venv (other targets do it by themselves)
 
@@ -24,7 +24,7 @@ $(STAMP): requirements-dev.txt protos/pyproject.toml export/pyproject.toml serve
 	  { echo "statecell needs Python 3.11 or newer; choose one with: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -r requirements-dev.txt \
-	  -e ./protos -e "./clients/python[cli]" -e "./server[cpu,uvloop]" -e ./export
+	  -e ./protos -e "./clients/python[cli]" -e "./server[cpu,uvloop,valkey]" -e ./export
 	touch $@
 
 train: $(STAMP)  ## Train the example models again from their seeds
@@ -42,6 +42,10 @@ demo: export  ## Export, serve and step the example models, and show what came o
 
 test: $(STAMP)  ## Run the tests
 	$(BIN)/pytest
+
+KILLS ?= 200
+faults: $(STAMP)  ## Kill, pause, cut and restart replicas and their store for minutes (KILLS=200); needs redis-server
+	STATECELL_KILLS=$(KILLS) $(BIN)/pytest tests/faults
 
 lint: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff check $(SOURCES)
@@ -74,6 +78,9 @@ outside:  ## Install other people's clients, for the tests that use them (triton
 
 bench: $(STAMP)  ## Measure against the bare runtime (about five minutes)
 	$(BIN)/python -m bench.run
+
+bench-durability: $(STAMP)  ## Measure durable sessions against sessions in memory (about a minute); needs redis-server
+	$(BIN)/python -m bench.durability
 
 ENGINE ?= docker
 IMAGE ?= statecell-server:0.1.0

@@ -66,7 +66,7 @@ async def gain(config: Config, model: str, size: int, seconds: float) -> dict[st
     await engine.start()
     found = {}
     for sessions in (1, AT_ONCE):
-        ids = [engine.create(model).id for _ in range(sessions)]
+        ids = [(await engine.create(model)).id for _ in range(sessions)]
         callers = Callers(engine, ids, x(1, 1, size))
         await callers.steps_a_second(seconds / 4)
         found[str(sessions)] = await callers.steps_a_second(seconds)
@@ -91,7 +91,7 @@ async def arena(config: Config, model: str, size: int, seconds: float) -> dict[s
     for slots in SLOTS:
         engine = engines[slots] = Engine(config)
         await engine.start()
-        ids = [engine.create(model).id for _ in range(slots)]
+        ids = [(await engine.create(model)).id for _ in range(slots)]
         random.Random(0).shuffle(ids)
         for at in range(0, slots, 250):
             await message(engine, ids[at : at + 250], x(1, 250, size))

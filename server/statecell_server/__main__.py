@@ -28,6 +28,14 @@ def size(text: str) -> int:
     return int(float(match[1]) * UNITS[match[2].upper()])
 
 
+def save_every(text: str) -> int:
+    """ "every=8" as 8, "every_step" as 1."""
+    match = re.fullmatch(r"every_step|every=(\d+)", text.strip())
+    if match is None:
+        raise typer.BadParameter(f"{text!r} is no durability; write every_step, or every=8 for every 8 steps")
+    return int(match[1] or 1)
+
+
 def _pair(text: str) -> tuple[str, str]:
     name, equals, runtime = text.partition("=")
     if not equals or not name:
@@ -52,6 +60,19 @@ def serve(
     sequence_roll: Annotated[
         Path | None, typer.Option(help="File by which the next server knows the Open Inference Protocol's sequences as lost.")
     ] = None,
+    store: Annotated[
+        str,
+        typer.Option(help="Where durable sessions are kept: valkey://host:port/db (or Redis); memory to try it out."),
+    ] = DEFAULTS.store,
+    durability: Annotated[
+        str, typer.Option(help="every_step: no acknowledged step is ever lost. every=N: a crash may lose up to N-1 of them.")
+    ] = "every_step",
+    store_timeout: Annotated[
+        float, typer.Option(help="Seconds after which the store counts as not answering.")
+    ] = DEFAULTS.store_timeout,
+    poll_models: Annotated[
+        float, typer.Option(help="Seconds between looks for new versions in --models; 0 for none.")
+    ] = DEFAULTS.poll_models,
     runtime: Annotated[
         list[str] | None,
         typer.Option(help="NAME=torchscript to run a model's model.pt though it has a model.onnx; repeatable."),
@@ -78,6 +99,10 @@ def serve(
             threads=threads,
             drain_seconds=drain_seconds,
             sequence_roll=sequence_roll,
+            store=store,
+            store_timeout=store_timeout,
+            save_every=save_every(durability),
+            poll_models=poll_models,
             runtimes=dict(_pair(text) for text in runtime or []),
         )
         _run(config)

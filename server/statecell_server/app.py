@@ -13,12 +13,18 @@ from statecell.v1 import inference_pb2_grpc
 
 from statecell_server.config import Config, ConfigError
 from statecell_server.engine import Engine
+from statecell_server.guarded_store import GuardedStore
 from statecell_server.oip_service import GRPCInferenceService
 from statecell_server.service import InferenceService
+from statecell_server.store import MemoryStore
 
 SERVICES = ("statecell.v1.InferenceService", "inference.GRPCInferenceService")
 
 log = logging.getLogger(__name__)
+
+LINGER_SECONDS = 0.25
+STORE = "statecell.store"
+"""What grpc.health.v1 is asked for to know whether durable sessions are served."""
 
 
 class App:
@@ -27,11 +33,31 @@ class App:
     def __init__(self, config: Config) -> None:
         """Loads the models. Raises runtime.LoadError; run raises ConfigError where it cannot listen."""
         self._config = config
-        self._engine = Engine(config)
+        self._store = self._guarded(config)
+        self._engine = Engine(config, self._store, self._changed)
         self._service = InferenceService(self._engine)
         self._oip_service = GRPCInferenceService(self._engine, config)
         self._health = health.aio.HealthServicer()
         self._stop = asyncio.Event()
+        self._news = asyncio.Event()
+
+    def _guarded(self, config: Config) -> GuardedStore | None:
+        if not config.store:
+            return None
+        if config.store == "memory":
+            return GuardedStore(MemoryStore(config.session_ttl), self._changed)
+        try:
+            from statecell_server.valkey_store import ValkeyStore
+        except ImportError as error:
+            raise ConfigError(f"--store {config.store} needs valkey-py: pip install 'statecell-server[valkey]'") from error
+        try:
+            store = ValkeyStore(config.store, ttl=config.session_ttl, timeout=config.store_timeout)
+        except ValueError as error:
+            raise ConfigError(f"--store is {config.store!r}: {error}; expected valkey://host:port/db") from error
+        return GuardedStore(store, self._changed)
+
+    def _changed(self) -> None:
+        self._news.set()
 
     async def run(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -44,7 +70,10 @@ class App:
             raise ConfigError(f"cannot listen on {address}: {error}; is the --port taken?") from error
         await self._engine.start()
         await server.start()
-        await self._ready()
+        await self._report()
+        tasks = [asyncio.create_task(self._keep_reporting())]
+        if self._store is not None:
+            tasks.append(asyncio.create_task(self._store.watch()))
         # What was loaded stays: the collector need not look at it again. Steps leave no circles, so it can come rarely.
         gc.collect()
         gc.freeze()
@@ -52,6 +81,10 @@ class App:
         print(f"listening on {self._config.host}:{port}", flush=True)
         await self._stop.wait()
         await self._drain(server)
+        for task in tasks:
+            task.cancel()
+        if self._store is not None:
+            await self._store.close()
 
     def _server(self) -> grpc.aio.Server:
         server = grpc.aio.server(
@@ -72,10 +105,23 @@ class App:
         reflection.enable_server_reflection([*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
         return server
 
-    async def _ready(self) -> None:
-        """grpc.health.v1: the server as a whole, the services, and each model by its name."""
-        for name in ("", *SERVICES, *(runner.name for runner in self._engine.models)):
-            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+    async def _keep_reporting(self) -> None:
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            await self._report()
+
+    async def _report(self) -> None:
+        """grpc.health.v1: the server as a whole, the services, each model by its name, and the store.
+
+        A store in trouble leaves the server itself ready: sessions in its memory go on.
+        """
+        ready = dict.fromkeys(("", *SERVICES, *(runner.name for runner in self._engine.models)), True)
+        if self._store is not None:
+            ready[STORE] = not self._store.open
+        for name, fine in ready.items():
+            status = health_pb2.HealthCheckResponse.SERVING if fine else health_pb2.HealthCheckResponse.NOT_SERVING
+            await self._health.set(name, status)
 
     async def _drain(self, server: grpc.aio.Server) -> None:
         log.info("stopping: finishing what is in flight, for %g s at most", self._config.drain_seconds)
@@ -83,7 +129,15 @@ class App:
         await self._health.enter_graceful_shutdown()
         self._service.drain()
         self._oip_service.drain()
-        await server.stop(self._config.drain_seconds)
+        seconds = self._config.drain_seconds
+        if self._store is None:
+            await server.stop(seconds)
+        else:
+            # Until the clients of durable sessions have heard that they are to go elsewhere: gRPC itself would cancel calls
+            # that arrive at the moment of its stop. The end of the time is for bringing sessions to the store.
+            linger, reserve = min(LINGER_SECONDS, seconds / 4), min(2 * self._config.store_timeout, seconds / 4)
+            await asyncio.sleep(linger)
+            await server.stop(seconds - linger - reserve)
         await self._engine.stop()
         self._oip_service.close()
         log.info("stopped")

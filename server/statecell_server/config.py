@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+STORES = ("valkey://", "valkeys://", "redis://", "rediss://", "unix://")
 RUNTIMES = ("onnxruntime", "torchscript")
 
 
@@ -26,6 +27,10 @@ class Config:
     threads: int = 1
     drain_seconds: float = 10.0
     sequence_roll: Path | None = None
+    store: str = ""
+    store_timeout: float = 0.5
+    save_every: int = 1
+    poll_models: float = 0.0
     runtimes: Mapping[str, str] = field(default_factory=dict)  # of models that are not to run in the first they can
 
     def __post_init__(self) -> None:
@@ -33,11 +38,16 @@ class Config:
             raise ConfigError(f"--models {self.models} is not a folder; make one with: statecell-export examples --out models")
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"--port is {self.port}, expected 0 (a free one) to 65535")
-        for option in ("state_memory", "session_ttl", "max_batch", "max_queue", "max_message", "threads"):
+        for option in ("state_memory", "session_ttl", "max_batch", "max_queue", "max_message", "threads", "store_timeout"):
             if getattr(self, option) <= 0:
                 raise ConfigError(f"--{option.replace('_', '-')} is {getattr(self, option)}, expected more than 0")
+        for option in ("drain_seconds", "poll_models"):
+            if getattr(self, option) < 0:
+                raise ConfigError(f"--{option.replace('_', '-')} is {getattr(self, option)}, expected 0 or more")
+        if self.save_every < 1:
+            raise ConfigError(f"--durability is every={self.save_every}, expected every_step or every=N with N of 1 or more")
+        if self.store and self.store != "memory" and not self.store.startswith(STORES):
+            raise ConfigError(f"--store is {self.store!r}, expected memory or valkey://host:port/db")
         for name, runtime in self.runtimes.items():
             if runtime not in RUNTIMES:
                 raise ConfigError(f"--runtime {name}={runtime}: there is no such runtime, expected {' or '.join(RUNTIMES)}")
-        if self.drain_seconds < 0:
-            raise ConfigError(f"--drain-seconds is {self.drain_seconds}, expected 0 or more")

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 from statecell.tensor import Array
@@ -12,50 +12,84 @@ from statecell_server.errors import (
     Draining,
     InvalidRequest,
     NotStreamable,
-    QueueFull,
+    SessionContended,
     SessionNotFound,
-    ShapeMismatch,
     StateBudgetExceeded,
     StatecellError,
     StepOutOfOrder,
 )
-from statecell_server.inputs import Inputs, check_states, split_states
+from statecell_server.inputs import check_states, split_states
+from statecell_server.intake import Intake
+from statecell_server.journal import Journal
 from statecell_server.repository import Repository
 from statecell_server.runner import Runner
-from statecell_server.sessions import Reply, Session, Sessions
+from statecell_server.sessions import DURABLE, Session, Sessions
 from statecell_server.snapshot import Snapshot
-from statecell_server.ticket import Ticket
+from statecell_server.store import StateStore
+from statecell_server.takeover import Takeover
+from statecell_server.ticket import ROUNDS, Ticket
 
 Tensors = Mapping[str, Array]
+
+IDLE_SECONDS = 1.0
+"""After which an idle session that is ahead of the store is brought there."""
 
 
 class Engine:
     """Models, sessions and steps. All methods belong to the event loop."""
 
-    def __init__(self, config: Config) -> None:
-        """Loads the models. Raises runtime.LoadError."""
-        self.models = Repository(config)
+    def __init__(self, config: Config, store: StateStore | None = None, changed: Callable[[], None] = lambda: None) -> None:
+        """Loads the models. `changed` is called when there are others. Raises runtime.LoadError."""
         self.sessions = Sessions(config.session_ttl)
+        self.models = Repository(config, store, self.sessions.mark)
         self.draining = False
+        self._config = config
+        self._changed = changed
+        self._takeover = Takeover(store, self.sessions, self.models, self._enter) if store is not None else None
+        self._intake = Intake(self.sessions, self.models, self._takeover)
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         for runner in self.models:
             runner.start()
-        self._sweeper = asyncio.create_task(self._sweep())
+        self._tasks.append(asyncio.create_task(self._sweep()))
+        if self._config.poll_models:
+            self._tasks.append(asyncio.create_task(self._poll()))
 
     async def stop(self) -> None:
-        """After the last call was answered."""
-        self._sweeper.cancel()
+        """After the last call was answered: what is not in the store yet is brought there."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*{s.saving for s in self.sessions if s.saving is not None})
+        await asyncio.gather(*self._save(s for s in self.sessions if s.ahead))
         for runner in self.models:
             runner.stop()
 
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(1)
-            for session in self.sessions.expire(time.time()):
-                self._forget(session)
+            now = time.time()
+            for session in self.sessions.expire(now):
+                self.runner(session).leave(session, self.sessions.absent(session.id))
+            self._save(s for s in self.sessions if s.ahead and not s.pending and now - s.used > IDLE_SECONDS)
+
+    async def _poll(self) -> None:
+        while True:
+            await asyncio.sleep(self._config.poll_models)
+            if await self.models.refresh(lambda r: bool(r.scheduler.waiting or self.sessions_of(r))):
+                self._changed()
+
+    def _save(self, sessions: Iterable[Session]) -> "list[asyncio.Task[None]]":
+        """Writes sessions that are ahead of the store to it, one round trip a model."""
+        groups: dict[Journal, list[Session]] = {}
+        for session in sessions:
+            journal = self.runner(session).journal
+            if journal is not None and session.saving is None:
+                groups.setdefault(journal, []).append(session)
+        return [journal.start_saving(group) for journal, group in groups.items()]
 
     def runner(self, session: Session) -> Runner:
+        """Where the session's steps are run."""
         return self.models.get(session.model, session.version)
 
     def sessions_of(self, runner: Runner) -> int:
@@ -71,80 +105,9 @@ class Engine:
 
         Raises what is wrong with the request as a whole; what is wrong with one session is in the ticket's errors.
         """
-        if not session_ids or len(step_indexes) != len(session_ids):
-            raise InvalidRequest(
-                f"{len(session_ids)} session_ids and {len(step_indexes)} step_indexes, expected one index a session or none"
-            )
-        found, errors = self.sessions.find(session_ids)
-        known = [s for s in found if s is not None]
-        if not known:
-            raise errors[0]
-        if any(s.model != known[0].model or s.version != known[0].version for s in known):
-            raise InvalidRequest("the sessions of one message must be of one model and version", field="session_ids")
-        runner = self.runner(known[0])
-        inputs = self._inputs(runner, known, len(found), tensors)
-        ticket = Ticket(runner, found, done)
-        ticket.errors = errors
-        self._place(ticket, inputs, step_indexes)
-        ticket.settle()
-        return ticket
-
-    @staticmethod
-    def _inputs(runner: Runner, known: Sequence[Session], count: int, tensors: Tensors) -> Inputs:
-        rows = sum(s.batch for s in known)
-        if len(known) == count:
-            return runner.check(tensors, rows)
-        # The rows of sessions that are not there are skipped, if the message leaves no doubt how many they are.
-        inputs = runner.check(tensors, None)
-        if inputs.rows - rows != count - len(known):
-            raise ShapeMismatch(f"the inputs have {inputs.rows} rows, expected {rows} and one for each unknown session")
-        return inputs
-
-    def _place(self, ticket: Ticket, inputs: Inputs, step_indexes: Sequence[int | None]) -> None:
-        """New steps are queued, as one Step where they can be; repeated ones find their reply or the step in flight."""
-        now = time.time()
-        new: list[int] = []
-        rows: list[int] = []  # of the new ones
-        seen: set[Session] = set()
-        row = 0
-        for position, session in enumerate(ticket.sessions):
-            if session is None:
-                row += 1
-                continue
-            if session in seen or ticket.runner.variance:  # its next step; or nobody may share its run
-                self._queue(ticket, inputs, new, rows, step_indexes)
-                new, rows, seen = [], [], set()
-            seen.add(session)
-            session.used = now
-            try:
-                placed = session.place(step_indexes[position], inputs.seq_len)
-            except StepOutOfOrder as error:
-                ticket.errors[position] = error
-            else:
-                if placed is None:
-                    new.append(position)
-                    rows += range(row, row + session.batch)
-                elif isinstance(placed, Reply):
-                    ticket.repeat(position, placed)
-                else:
-                    ticket.join(placed, [position])
-            row += session.batch
-        self._queue(ticket, inputs, new, rows, step_indexes)
-
-    @staticmethod
-    def _queue(ticket: Ticket, inputs: Inputs, new: list[int], rows: list[int], step_indexes: Sequence[int | None]) -> None:
-        if not new:
-            return
-        sessions = [s for s in (ticket.sessions[position] for position in new) if s is not None]
-        if len(rows) < inputs.rows:
-            inputs = inputs.take(ticket.runner.spec, rows)
-        step = ticket.runner.step(sessions, inputs, repeatable=step_indexes[new[0]] is not None)
-        try:
-            ticket.runner.submit(step)
-        except QueueFull as error:
-            ticket.errors.update(dict.fromkeys(new, error))
-        else:
-            ticket.join(step, new)
+        if self.draining and any(i.startswith(DURABLE) for i in session_ids):
+            raise Draining("the server is about to stop; another one with the same store goes on with its durable sessions")
+        return self._intake.submit(session_ids, tensors, step_indexes, done)
 
     async def step(self, session_id: str, tensors: Tensors, step_index: int | None) -> tuple[dict[str, Array], int]:
         """Advances one session: (outputs by name, its step_index after the step)."""
@@ -162,10 +125,7 @@ class Engine:
             session.loaded = check_states(runner.spec, states, inputs.rows)
 
         def submit(done: Callable[[Ticket], None]) -> Ticket:
-            ticket = Ticket(runner, [session], done)
-            self._queue(ticket, inputs, [0], list(range(inputs.rows)), [None])
-            ticket.settle()
-            return ticket
+            return self._intake.place_alone(runner, session, inputs, done)
 
         try:
             ticket = await self._answer(submit)
@@ -190,7 +150,7 @@ class Engine:
 
     # Sessions
 
-    def create(
+    async def create(
         self,
         model: str,
         version: str = "",
@@ -206,12 +166,16 @@ class Engine:
 
         `session_id` names it where its client has done so; otherwise it is issued here.
         """
+        await self.models.wake(model, version)
         runner = self.models.get(model, version)
         spec = runner.spec
         if not spec.streamable:
             raise NotStreamable(f"model {model!r} has no sessions: {spec.reason}; call it with Infer", model=model)
-        if durable:
-            raise InvalidRequest("this server has no store: durable sessions are not available", field="durable")
+        if durable and runner.journal is None:
+            raise InvalidRequest(
+                "this server has no store, so no session outlives it; start it with --store to have durable sessions",
+                field="durable",
+            )
         if snapshot is not None:
             snapshot.verify(checksum, runner.name, runner.runtime.digest)
             if state or batch not in (0, 1, snapshot.batch):
@@ -220,17 +184,44 @@ class Engine:
         batch = batch or 1
         if batch < 1 or (batch > 1 and not spec.has_batch):
             raise InvalidRequest(f"batch is {batch}, expected {'1 or more' if spec.has_batch else '1'}", field="batch")
-        session = Session(session_id or self.sessions.issue(), runner.name, runner.version, batch)
+        session = Session(session_id or self.sessions.issue(durable=durable), runner.name, runner.version, batch, durable)
         if state:
             session.loaded = [np.array(a) for a in check_states(spec, state, batch)]
         if snapshot is not None:
             session.step_index = snapshot.step_index
-        return self._enter(session, runner)
+        await self._found([session], runner)
+        return session
+
+    async def attach(self, session_id: str) -> Session:
+        """The session, brought from the store where it is not here. Raises as submit does."""
+        if self._takeover is not None and self._takeover.needed([session_id], [None]):
+            absent = await self._takeover.fetch([session_id])
+            if absent:
+                raise absent[session_id]
+        return self.sessions.get(session_id)
+
+    async def _found(self, sessions: Sequence[Session], runner: Runner) -> None:
+        """New sessions of one model become known, here and, where they are durable, in the store. All of them or none."""
+        try:
+            for session in sessions:
+                self._enter(session, runner)
+            if runner.journal is not None and sessions[0].durable:
+                for error in await runner.journal.save(sessions):
+                    if error is not None:
+                        raise error
+        except BaseException:
+            for session in sessions:
+                runner.release(session)
+                if self.sessions.known(session.id) is session:
+                    self.sessions.remove(session)
+                    runner.rows -= session.batch
+            raise
 
     def _enter(self, session: Session, runner: Runner) -> Session:
         if self.draining:
             raise Draining("the server is about to stop and takes no new sessions")
-        if runner.rows + session.batch > runner.arena.budget:
+        excess = runner.rows + session.batch - runner.arena.budget
+        if excess > 0 and not self._make_room(runner, excess):
             raise StateBudgetExceeded(
                 f"{runner.rows} rows of state are held, {session.batch} more would exceed the {runner.arena.budget} that fit "
                 "into --state-memory",
@@ -240,49 +231,86 @@ class Engine:
         self.sessions.add(session)
         return session
 
-    def snapshot(self, session_id: str) -> Snapshot:
-        """The committed state, whatever is in flight."""
+    def _make_room(self, runner: Runner, rows: int) -> bool:
+        """Lets go of idle durable sessions, the longest idle first: their next step loads them from the store."""
+        idle = [s for s in self.sessions if s.durable and s.fence and not (s.ahead or s.pending) and self.runner(s) is runner]
+        if sum(s.batch for s in idle) < rows:
+            return False
+        for session in sorted(idle, key=lambda s: s.used):
+            if rows <= 0:
+                break
+            rows -= session.batch
+            self.sessions.remove(session)
+            runner.leave(session, self.sessions.absent(session.id))
+        return True
+
+    async def snapshot(self, session_id: str) -> Snapshot:
+        """The committed state, whatever is in flight. Of a durable session, the one in the store."""
+        if self._takeover is not None and self._is_stored(session_id):
+            record = await self._takeover.record(session_id)
+            return Snapshot(record.model, record.digest, record.batch, record.step_index, record.states)
         session = self.sessions.get(session_id)
         runner = self.runner(session)
         names = (s.input for s in runner.spec.states)
         states = dict(zip(names, runner.state(session), strict=True))
         return Snapshot(session.model, runner.runtime.digest, session.batch, session.step_index, states)
 
-    def fork(self, session_id: str, count: int) -> list[Session]:
+    def _is_stored(self, session_id: str) -> bool:
+        """Whether the store knows better than this server what the session is."""
+        session = self.sessions.known(session_id)
+        return session_id.startswith(DURABLE) if session is None else session.durable and not session.ahead
+
+    async def fork(self, session_id: str, count: int) -> list[Session]:
         """`count` sessions that go on from the committed state. All or none are made."""
-        session = self.sessions.get(session_id)
-        runner = self.runner(session)
         if count < 0:
             raise InvalidRequest(f"count is {count}, expected 1 or more", field="count")
-        forks: list[Session] = []
-        try:
+        if self._takeover is not None and self._is_stored(session_id):
+            record = await self._takeover.record(session_id)
+            runner = await self.models.holding(record.model, record.version, record.digest)
+            loaded = check_states(runner.spec, record.states, record.batch)
+            forks = []
             for _ in range(count or 1):
-                forks.append(self._enter(session.fork(self.sessions.issue()), runner))
+                fork = Session(self.sessions.issue(durable=True), runner.name, runner.version, record.batch, durable=True)
+                fork.step_index, fork.loaded = record.step_index, loaded
+                forks.append(fork)
+        else:
+            session = self.sessions.get(session_id)
+            runner = self.runner(session)
+            forks = [session.fork(self.sessions.issue(durable=session.durable)) for _ in range(count or 1)]
+            for _ in forks:
                 runner.arena.share(session.slots)
-        except StatecellError:
-            for fork in forks:
-                self.sessions.remove(fork)
-                self._forget(fork)
-            raise
+        await self._found(forks, runner)
         return forks
 
-    def reset(self, session_id: str) -> Session:
+    async def reset(self, session_id: str) -> Session:
         """Back to the model's initial state. Steps in flight are not applied."""
-        session = self.sessions.get(session_id)
-        runner = self.runner(session)
-        runner.abandon(session, StepOutOfOrder(f"session {session.id} was reset", session_id=session.id, expected_step_index=0))
-        runner.release(session)
-        session.reset()
-        return session
+        error: StatecellError | None = None
+        for _ in range(ROUNDS):
+            if self._takeover is not None and self._is_stored(session_id):
+                absent = await self._takeover.fetch([session_id])
+                if absent:
+                    raise absent[session_id]
+            session = self.sessions.get(session_id)
+            runner = self.runner(session)
+            error = await runner.journal.restart(session) if session.durable and runner.journal is not None else None
+            if error is None:
+                reset = StepOutOfOrder(f"session {session_id} was reset", session_id=session_id, expected_step_index=0)
+                runner.abandon(session, reset)
+                runner.release(session)
+                session.reset()
+                return session
+            if not isinstance(error, SessionContended):
+                break
+        assert error is not None, "a round ends with a return or an error"
+        raise error
 
-    def delete(self, session_id: str) -> None:
+    async def delete(self, session_id: str) -> None:
         """Steps in flight are not applied."""
-        session = self.sessions.get(session_id)
-        self.sessions.remove(session)
-        self._forget(session)
-
-    def _forget(self, session: Session) -> None:
-        runner = self.runner(session)
-        runner.abandon(session, SessionNotFound(f"session {session.id} was deleted", session_id=session.id))
-        runner.release(session)
-        runner.rows -= session.batch
+        stored = self._takeover is not None and session_id.startswith(DURABLE) and await self._takeover.store.delete(session_id)
+        session = self.sessions.known(session_id)
+        if session is not None:
+            self.sessions.remove(session)
+            deleted = SessionNotFound(f"session {session_id} was deleted", session_id=session_id)
+            self.runner(session).leave(session, deleted)
+        elif not stored:
+            raise self.sessions.absent(session_id)

@@ -118,6 +118,31 @@ class Draining(StatecellError):
     retry_seconds = 1.0
 
 
+class StoreUnavailable(StatecellError):
+    """The store's fault: it did not answer, so the step of a durable session cannot be acknowledged. Send it again, with the
+    same step_index: it is applied once. Metadata `applied` is "no" where nothing had been sent, otherwise "unknown"."""
+
+    reason = "STORE_UNAVAILABLE"
+    retry_seconds = 0.25
+
+    def __init__(self, message: str, **metadata: object) -> None:
+        super().__init__(message, **{"applied": "unknown", **metadata})
+
+
+class StoreFull(StatecellError):
+    """The operator's fault: the store has no room for the state. Give it more memory. Nothing is lost; repeat the step."""
+
+    reason = "STORE_FULL"
+    retry_seconds = 1.0
+
+
+class SessionContended(StatecellError):
+    """Two servers are stepping the session, and this one lost the race several times over. Send the step again."""
+
+    reason = "SESSION_CONTENDED"
+    retry_seconds = 0.05
+
+
 class InternalError(StatecellError):
     """The server's fault: a run failed for a reason that is not in its input. Every state is as it was."""
 

@@ -1,12 +1,17 @@
 """Repository: the models of a folder, `<name>/<version>/{model.onnx,model.pt}`, loaded and running."""
 
-from collections.abc import Iterator
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from statecell_server.config import Config
-from statecell_server.errors import ModelNotFound
+from statecell_server.errors import ModelNotFound, SnapshotMismatch, StatecellError
 from statecell_server.runner import Runner
 from statecell_server.runtime import LoadError, Runtime
+from statecell_server.store import StateStore
+
+log = logging.getLogger(__name__)
 
 
 def load(folder: Path, runtime: str, threads: int) -> Runtime:
@@ -27,35 +32,39 @@ def load(folder: Path, runtime: str, threads: int) -> Runtime:
 class Repository:
     """Every version of every model in the folder, by name."""
 
-    def __init__(self, config: Config) -> None:
-        """Loads all of them. Raises LoadError."""
+    def __init__(self, config: Config, store: StateStore | None = None, owner: str = "") -> None:
+        """Loads all of them. `owner`: this server's mark in what it writes to the store. Raises LoadError."""
+        self._config = config
+        self._store = store
+        self._owner = owner
         self._runners: dict[str, dict[str, Runner]] = {}
-        for folder in sorted({path.parent for path in config.models.glob("*/*/model.*")}):
-            name, version = folder.parts[-2:]
-            if not version.isdigit():
-                raise LoadError(f"{folder} is not a version: its name must be a number, as in {name}/1")
-            self._runners.setdefault(name, {})[version] = self._load(folder, name, version, config)
+        self._idle: set[Path] = set()  # folders of versions that were replaced and unloaded
+        self._refused: dict[Path, int] = {}  # folders that could not be loaded, and when their files were last changed
+        self._loading = asyncio.Lock()
+        for folder in self._folders():
+            self._add(self._load(folder))
         if not self._runners:
             raise LoadError(f"there is no model in {config.models}: expected <name>/<version>/model.onnx or model.pt")
         for name in config.runtimes:
             if name not in self._runners:
                 raise LoadError(f"--runtime names {name!r}, which is no model; there are {', '.join(sorted(self._runners))}")
 
-    @staticmethod
-    def _load(folder: Path, name: str, version: str, config: Config) -> Runner:
-        chosen = config.runtimes.get(name) or ("onnxruntime" if (folder / "model.onnx").exists() else "torchscript")
-        return Runner(
-            name,
-            version,
-            load(folder, chosen, config.threads),
-            state_memory=config.state_memory,
-            max_batch=config.max_batch,
-            max_queue=config.max_queue,
-        )
+    def _folders(self) -> list[Path]:
+        return sorted({path.parent for path in self._config.models.glob("*/*/model.*")})
+
+    def _load(self, folder: Path) -> Runner:
+        name, version = folder.parts[-2:]
+        if not version.isdigit():
+            raise LoadError(f"{folder} is not a version: its name must be a number, as in {name}/1")
+        chosen = self._config.runtimes.get(name) or ("onnxruntime" if (folder / "model.onnx").exists() else "torchscript")
+        return Runner(name, version, load(folder, chosen, self._config.threads), self._config, self._store, self._owner)
+
+    def _add(self, runner: Runner) -> None:
+        self._runners.setdefault(runner.name, {})[runner.version] = runner
 
     def __iter__(self) -> Iterator[Runner]:
-        for versions in self._runners.values():
-            yield from versions.values()
+        for versions in list(self._runners.values()):
+            yield from list(versions.values())
 
     def get(self, name: str, version: str = "") -> Runner:
         """The version, or the newest. Raises ModelNotFound."""
@@ -67,3 +76,62 @@ class Repository:
             have = ", ".join(sorted(versions, key=int))
             raise ModelNotFound(f"model {name!r} has no version {version!r}; it has {have}", model=name, version=version)
         return runner
+
+    async def holding(self, name: str, version: str, digest: str) -> Runner:
+        """Where a session of this digest goes on: its own version, or another one of the same artifact.
+
+        A version that was unloaded is loaded again. Raises ModelNotFound, SnapshotMismatch.
+        """
+        await self.wake(name, version)
+        for runner in sorted(self._runners.get(name, {}).values(), key=lambda r: r.version != version):
+            if runner.runtime.digest == digest:
+                return runner
+        here = self.get(name, version)
+        raise SnapshotMismatch(
+            f"the session is of {name!r} with digest {digest[:12]}, version {here.version} here has {here.runtime.digest[:12]}",
+            field="digest",
+            got=digest,
+            expected=here.runtime.digest,
+        )
+
+    async def wake(self, name: str, version: str) -> None:
+        """Loads the version again, if it was unloaded and is still in the folder."""
+        folder = self._config.models / name / version
+        if folder in self._idle and folder.exists():
+            await self._bring(folder)
+
+    async def refresh(self, in_use: Callable[[Runner], bool]) -> bool:
+        """Takes new versions in, and unloads those that are older than the newest and not in use. Whether any changed."""
+        before = list(self)
+        for folder in self._folders():
+            if folder not in self._idle:
+                await self._bring(folder)
+        for versions in list(self._runners.values()):
+            newest = max(versions, key=int)
+            for version, runner in list(versions.items()):
+                if version != newest and not in_use(runner):
+                    del versions[version]
+                    self._idle.add(self._config.models / runner.name / version)
+                    await asyncio.to_thread(runner.stop)
+                    log.info("unloaded %s version %s: version %s has replaced it", runner.name, version, newest)
+        return before != list(self)
+
+    async def _bring(self, folder: Path) -> None:
+        """Loads the folder's version, if it is not. What cannot be loaded is logged, and tried again when it has changed."""
+        async with self._loading:
+            name, version = folder.parts[-2:]
+            if version in self._runners.get(name, {}):
+                return
+            changed = max((path.stat().st_mtime_ns for path in folder.iterdir()), default=0)
+            if self._refused.get(folder) == changed:
+                return
+            try:
+                runner = await asyncio.to_thread(self._load, folder)
+            except (LoadError, StatecellError) as error:
+                self._refused[folder] = changed
+                log.error("%s", error)
+                return
+            runner.start()
+            self._add(runner)
+            self._idle.discard(folder)
+            log.info("loaded %s version %s", name, version)

@@ -12,16 +12,21 @@ import numpy as np
 from statecell.tensor import Array
 
 from statecell_server.arena import INITIAL_SLOT, StateArena
+from statecell_server.config import Config
 from statecell_server.errors import InternalError, StatecellError, StepOutOfOrder
 from statecell_server.executor import Executor
 from statecell_server.inputs import InputCheck, Inputs
 from statecell_server.invariance import measure_variance
+from statecell_server.journal import Journal, Stamp
 from statecell_server.runtime import Runtime
 from statecell_server.scheduler import Batch, Scheduler, Step
 from statecell_server.sessions import Reply, Session
+from statecell_server.store import StateStore
 
 log = logging.getLogger(__name__)
 
+STORE_BATCHES = 4
+"""Batches whose results may be on their way to the store while others run."""
 INLINE_SECONDS = 400e-6
 """Runs shorter than this are made on the event loop: waking a thread and being woken by it would cost a good part of it."""
 
@@ -33,17 +38,21 @@ class Runner:
     session names yet. That is what makes a failed, cancelled or refused step leave the state as it was.
     """
 
-    def __init__(self, name: str, version: str, runtime: Runtime, *, state_memory: int, max_batch: int, max_queue: int) -> None:
+    def __init__(self, name: str, version: str, runtime: Runtime, config: Config, store: StateStore | None, owner: str) -> None:
+        """`owner`: this server's mark in the records that it writes to the store."""
+        max_batch = config.max_batch
         self.name = name
         self.version = version
         self.spec = runtime.spec
         self.runtime = runtime
         self.check = InputCheck(self.spec)
         self.output_names = [t.name for t in self.spec.outputs]
-        self.arena = StateArena(self.spec.states, state_memory, max_batch)
+        self.arena = StateArena(self.spec.states, config.state_memory, max_batch * (1 if store is None else STORE_BATCHES))
+        stamp = Stamp(name, version, runtime.digest, owner)
+        self.journal = None if store is None else Journal(store, stamp, self.spec, self.arena, config.save_every)
         # Never change a bit of anyone's result: where neighbours would, everybody runs alone.
         self.variance = measure_variance(runtime)
-        self.scheduler = Scheduler(self.spec, 1 if self.variance else max_batch, max_queue)
+        self.scheduler = Scheduler(self.spec, 1 if self.variance else max_batch, config.max_queue)
         self.rows = 0  # that sessions hold
         self.batches: Counter[int] = Counter()  # runs made, by their number of rows
         self.busy: Counter[int] = Counter()  # nanoseconds in them
@@ -53,6 +62,7 @@ class Runner:
         self._work: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._compute, name=f"compute-{name}-{version}", daemon=True)
         self._busy = self._woken = False
+        self._writing: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
         """On the event loop that is to own it."""
@@ -95,6 +105,12 @@ class Runner:
         self.arena.free(session.slots)
         session.slots = [INITIAL_SLOT] * session.batch
         session.loaded = None
+
+    def leave(self, session: Session, error: StatecellError) -> None:
+        """The session is here no more; `error` tells those who wait for it."""
+        self.abandon(session, error)
+        self.release(session)
+        self.rows -= session.batch
 
     def _wake(self) -> None:
         """Launches a batch in the loop's next turn. What else arrives in this one joins it, and others have their turn."""
@@ -170,14 +186,35 @@ class Runner:
         self.scheduler.took(batch, seconds)
 
     def _land(self, batch: Batch) -> None:
-        """The batch has run: commit it and tell those who wait."""
+        """The batch has run: commit it and tell those who wait. What durable sessions did is written first; others go on."""
         self._busy = False
+        due = []
         for step in batch.steps:
             if step.remaining and not step.failed and step.waiters:
                 self.scheduler.ran(step)
+            elif self.journal is not None and self.journal.due(step):
+                step.writing = True
+                due.append(step)
             else:
                 self._commit(step)
                 self._tell(step)
+        if due:
+            task = self._loop.create_task(self._write(due))
+            self._writing.add(task)
+            task.add_done_callback(self._writing.discard)
+        self._wake()
+
+    async def _write(self, steps: Sequence[Step]) -> None:
+        assert self.journal is not None, "only a journal finds steps due"
+        try:
+            await self.journal.write(steps)
+        except Exception as error:
+            log.exception("a write of %s failed", self.name)
+            for step in steps:
+                step.errors = dict.fromkeys(range(len(step.sessions)), InternalError(f"the write failed: {error}"))
+        for step in steps:
+            self._commit(step)
+            self._tell(step)
         self._wake()
 
     def _commit(self, step: Step) -> None:
@@ -186,7 +223,8 @@ class Runner:
         freed: list[int] = []
         for position, session in enumerate(step.sessions):
             slots = step.slots[row : row + session.batch]
-            if not step.waiters or position in step.errors:
+            fence = step.fences.get(position)
+            if position in step.errors or not (step.waiters or fence):
                 freed += slots
                 self._doom(session, step)
             else:
@@ -194,6 +232,7 @@ class Runner:
                 session.slots = slots
                 session.loaded = None
                 session.step_index += step.inputs.seq_len
+                session.fence = fence or session.fence
                 session.last = Reply(step.starts[position], step.inputs.seq_len, step.outputs, row) if step.repeatable else None
             row += session.batch
         self.arena.free(freed)
@@ -202,6 +241,8 @@ class Runner:
     @staticmethod
     def _doom(session: Session, step: Step) -> None:
         """The steps that the session has pending on top of one that was not applied cannot be applied either."""
+        error = step.errors.get(step.sessions.index(session))
+        passing = error if session.durable and error is not None and error.retry_seconds is not None else None
         expected = session.step_index
         for later in session.pending[session.pending.index(step) + 1 :]:
             if later.start_of(session) == expected:  # placed when nobody waited for that one any more
@@ -209,7 +250,8 @@ class Runner:
                 continue
             later.fail(
                 session,
-                StepOutOfOrder(
+                passing
+                or StepOutOfOrder(
                     f"session {session.id} is at step_index {session.step_index}: "
                     f"what came before this step (step_index {later.start_of(session)}) was not applied",
                     session_id=session.id,

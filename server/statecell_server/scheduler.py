@@ -39,6 +39,7 @@ class Step:
     repeatable: bool = False  # step_index was sent: the reply is kept for a retry
     waiters: list[Waiter] = field(default_factory=list)
     errors: dict[int, StatecellError] = field(default_factory=dict)  # by position in sessions; the others go on
+    fences: dict[int, bytes] = field(default_factory=dict)  # by position: of the records in the store that hold the result
     blocked: int = 0  # sessions that have an earlier step to finish
     done: int = 0  # time steps run so far
     sources: Sequence[int] = ()  # slots to read: the sessions', from the second run on its own
@@ -47,6 +48,7 @@ class Step:
     outputs: list[Array] = field(default_factory=list)
     finished: bool = False
     running: bool = False
+    writing: bool = False  # its result is on the way to the store: it may be committed though nobody waits any more
 
     @property
     def remaining(self) -> int:

@@ -1,6 +1,7 @@
 """Sequences: sessions that clients name themselves, begin and end by flags, and step without counting."""
 
 import asyncio
+import contextlib
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,11 +10,11 @@ from statecell.spec import ModelSpec
 from statecell.tensor import Array
 
 from statecell_server.engine import Engine
-from statecell_server.errors import InvalidRequest, SessionExists, SessionLost, SessionNotFound, StatecellError
+from statecell_server.errors import InvalidRequest, SessionExists, SessionLost, SessionNotFound, StatecellError, StepOutOfOrder
 from statecell_server.inputs import check_outputs, split_states
 from statecell_server.roll import Roll
 from statecell_server.runner import Runner
-from statecell_server.sessions import Session
+from statecell_server.sessions import DURABLE, Session
 
 REMEMBERED_IDS = 16
 """Request ids of a live sequence that are recognised when they come again."""
@@ -24,9 +25,9 @@ ENTRY_BYTES = 256
 Key = tuple[str, str]  # model, sequence id
 
 
-def session_id(model: str, sequence_id: str) -> str:
+def session_id(key: Key, *, durable: bool = False) -> str:
     """The id of the session behind a sequence, for those who want to look at it by other means."""
-    return f"sequence/{model}/{sequence_id}"
+    return f"{DURABLE if durable else ''}sequence/{key[0]}/{key[1]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +49,6 @@ class Turn:
     @property
     def key(self) -> Key:
         return self.model, self.sequence_id
-
-    @property
-    def session_id(self) -> str:
-        return session_id(self.model, self.sequence_id)
 
     def content(self) -> int:
         """What tells this request from another one of the same id."""
@@ -126,10 +123,15 @@ class Sequences:
             sequence.users -= 1
             self._prune(sequence, turn)
 
+    def _known(self, key: Key) -> Session | None:
+        """The session that is behind the sequence, if it is here."""
+        known = self._engine.sessions.known
+        return known(session_id(key)) or known(session_id(key, durable=True))
+
     async def _step(self, sequence: Sequence, turn: Turn) -> Answer:
-        session = self._engine.sessions.live(turn.session_id)
+        session = self._known(turn.key) or await self._attached(turn)
         if session is not None and (index := sequence.repeated(turn)) is not None:
-            return await self._advance(session, turn, index)
+            return await self._answer(session, turn, index)
         if session is None and (ended := self._repeated_end(turn)) is not None:
             return ended
         if turn.start:
@@ -143,6 +145,15 @@ class Sequences:
             )
         return await self._go_on(sequence, session, turn)
 
+    async def _attached(self, turn: Turn) -> Session | None:
+        """A durable sequence that is in the store."""
+        if turn.start and not turn.durable:
+            return None
+        try:
+            return await self._engine.attach(session_id(turn.key, durable=True))
+        except SessionNotFound:
+            return None
+
     async def _begin(self, sequence: Sequence, turn: Turn, live: Session | None) -> Answer:
         """With as many rows as the inputs have, from the initial state that they bring, if any."""
         if live is not None:
@@ -153,38 +164,47 @@ class Sequences:
                     model=turn.model,
                     sequence_id=turn.sequence_id,
                 )
-            self._delete(live)
+            await self._delete(live)
         spec = self._engine.models.get(turn.model, turn.version).spec
         inputs, states = split_states(spec, turn.tensors)
         rows = _rows(spec, inputs)
-        session = self._engine.create(
-            turn.model, turn.version, batch=rows, state=states, durable=turn.durable, session_id=turn.session_id
+        name = session_id(turn.key, durable=turn.durable)
+        session = await self._engine.create(
+            turn.model, turn.version, batch=rows, state=states, durable=turn.durable, session_id=name
         )
         sequence.applied.clear()
-        self._roll.begin(session.id)
+        if not session.durable:
+            self._roll.begin(session.id)
         self._forget_end(turn.key)
         try:
             return await self._go_on(sequence, session, turn)
         except BaseException:
-            self._delete(session)
+            await self._delete(session)
             raise
 
     async def _go_on(self, sequence: Sequence, session: Session, turn: Turn) -> Answer:
         index = session.next_index if turn.step_index is None else turn.step_index
-        answer = await self._advance(session, turn, index)
+        try:
+            answer = await self._answer(session, turn, index)
+        except StepOutOfOrder:
+            moved = self._known(turn.key)
+            if turn.step_index is not None or moved is None or moved.next_index == index:
+                raise
+            return await self._go_on(sequence, moved, turn)  # another server has moved it on
         sequence.apply(turn, index)
-        if turn.end:
-            self._end(session, turn, answer)
         return answer
 
-    async def _advance(self, session: Session, turn: Turn, index: int) -> Answer:
+    async def _answer(self, session: Session, turn: Turn, index: int) -> Answer:
         runner = self._engine.runner(session)
         check_outputs(turn.outputs, runner.output_names)
         tensors = split_states(runner.spec, turn.tensors)[0] if turn.start else turn.tensors
-        return Answer(runner, *await self._engine.step(session.id, tensors, index))
+        answer = Answer(runner, *await self._engine.step(session.id, tensors, index))
+        if turn.end:
+            await self._end(session, turn, answer)
+        return answer
 
-    def _end(self, session: Session, turn: Turn, answer: Answer) -> None:
-        self._delete(session)
+    async def _end(self, session: Session, turn: Turn, answer: Answer) -> None:
+        await self._delete(session)
         self._ended[turn.key] = turn.request_id, turn.content() if turn.request_id else 0, answer
         self._ended_bytes += answer.nbytes
         while self._ended_bytes > ENDED_BYTES:
@@ -195,10 +215,10 @@ class Sequences:
         request_id, content, answer = self._ended.get(turn.key, ("", 0, None))
         return answer if request_id and (request_id, content) == (turn.request_id, turn.content()) else None
 
-    def _delete(self, session: Session) -> None:
+    async def _delete(self, session: Session) -> None:
         """Unless somebody else has done so meanwhile."""
-        if self._engine.sessions.live(session.id) is session:
-            self._engine.delete(session.id)
+        with contextlib.suppress(SessionNotFound):
+            await self._engine.delete(session.id)
         self._roll.end(session.id)
 
     def _forget_end(self, key: Key) -> None:
@@ -210,9 +230,9 @@ class Sequences:
         """Why there is nothing to go on with."""
         try:
             self._engine.models.get(turn.model, turn.version)
-            self._engine.sessions.get(turn.session_id)
+            self._engine.sessions.get(session_id(turn.key))
         except SessionNotFound:
-            if turn.session_id in self._roll:
+            if session_id(turn.key) in self._roll:
                 return SessionLost(
                     f"sequence {turn.sequence_id!r} of model {turn.model!r} was in the memory of a server that has stopped; "
                     "begin it again with sequence_start",
@@ -231,13 +251,12 @@ class Sequences:
 
     def _prune(self, sequence: Sequence, turn: Turn) -> None:
         """Forgets ids that are not in use any more: this one, and now and then those that have expired."""
-        live = self._engine.sessions.live
-        if not sequence.users and live(turn.session_id) is None:
+        if not sequence.users and self._known(turn.key) is None:
             self._sequences.pop(turn.key, None)
         if len(self._sequences) > self._prune_at:
-            for key in [k for k, s in self._sequences.items() if not s.users and live(session_id(*k)) is None]:
+            for key in [k for k, s in self._sequences.items() if not s.users and self._known(k) is None]:
                 del self._sequences[key]
-                self._roll.end(session_id(*key))
+                self._roll.end(session_id(key))
             self._prune_at = 2 * len(self._sequences) + 1024
 
 

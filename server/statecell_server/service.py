@@ -66,7 +66,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     @unary
     async def CreateSession(self, request: pb.CreateSessionRequest) -> pb.CreateSessionResponse:
         snapshot = request.snapshot if request.HasField("snapshot") else None
-        session = self._engine.create(
+        session = await self._engine.create(
             request.model,
             request.version,
             batch=request.batch,
@@ -85,31 +85,35 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
 
     async def StreamSteps(self, _: AsyncIterator[pb.StreamStepsRequest], context: Context) -> None:
         stream = StepStream(self._engine, context)
-        self._streams.add(stream)
-        try:
-            await stream.serve()
-        finally:
-            self._streams.discard(stream)
+        if not self._engine.draining:
+            self._streams.add(stream)
+            try:
+                await stream.serve()
+            finally:
+                self._streams.discard(stream)
         if self._engine.draining:
-            error = Draining("the server is about to stop; what was answered is done, send the rest to another")
+            error = Draining(
+                f"the server is about to stop; it has answered the first {stream.read} messages, send the rest to another",
+                answered=stream.read,
+            )
             await context.abort_with_status(rpc_status.to_status(write_status(error)))
 
     @unary
     async def GetState(self, request: pb.GetStateRequest) -> pb.GetStateResponse:
-        return pb.GetStateResponse(snapshot=write_snapshot(self._engine.snapshot(request.session_id)))
+        return pb.GetStateResponse(snapshot=write_snapshot(await self._engine.snapshot(request.session_id)))
 
     @unary
     async def ForkSession(self, request: pb.ForkSessionRequest) -> pb.ForkSessionResponse:
-        forks = self._engine.fork(request.session_id, request.count)
+        forks = await self._engine.fork(request.session_id, request.count)
         return pb.ForkSessionResponse(sessions=[write_session(fork) for fork in forks])
 
     @unary
     async def ResetSession(self, request: pb.ResetSessionRequest) -> pb.ResetSessionResponse:
-        return pb.ResetSessionResponse(session=write_session(self._engine.reset(request.session_id)))
+        return pb.ResetSessionResponse(session=write_session(await self._engine.reset(request.session_id)))
 
     @unary
     async def DeleteSession(self, request: pb.DeleteSessionRequest) -> pb.DeleteSessionResponse:
-        self._engine.delete(request.session_id)
+        await self._engine.delete(request.session_id)
         return pb.DeleteSessionResponse()
 
     @unary

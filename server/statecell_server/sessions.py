@@ -1,5 +1,6 @@
 """Session: one client's recurrence. Sessions: all of them, by id."""
 
+import asyncio
 import secrets
 import time
 from collections import OrderedDict
@@ -12,10 +13,13 @@ from statecell.tensor import Array
 
 from statecell_server.arena import INITIAL_SLOT
 from statecell_server.errors import InvalidRequest, SessionExpired, SessionLost, SessionNotFound, StatecellError, StepOutOfOrder
+from statecell_server.record import step_index_of
 
 if TYPE_CHECKING:
     from statecell_server.scheduler import Step
 
+DURABLE = "durable-"
+"""How the id of a durable session begins: only those are looked for in the store."""
 TOMBSTONES = 100_000
 """Expired ids remembered, so that their owners are told what happened."""
 
@@ -44,6 +48,9 @@ class Session:
     loaded: list[Array] | None = None
     pending: "tuple[Step, ...]" = ()  # in order; only the first may run
     last: Reply | None = None
+    fence: bytes = b""  # of the record in the store that this copy goes on from
+    stale: bool = False  # another server has gone on from that record: this copy must be loaded again
+    saving: "asyncio.Task[None] | None" = None  # a write of the committed state, outside of any step
     created: float = field(default_factory=time.time)
     used: float = field(default_factory=time.time)
 
@@ -68,9 +75,14 @@ class Session:
         A step that nobody waits for any more, and that is in flight only because it runs right now, will not be.
         """
         for step in reversed(self.pending):
-            if step.waiters:
+            if step.waiters or step.writing:
                 return step.stop_of(self)
         return self.step_index
+
+    @property
+    def ahead(self) -> int:
+        """Time steps that were acknowledged and are not in the store."""
+        return self.step_index - step_index_of(self.fence) if self.fence else 0
 
     def place(self, step_index: int | None, seq_len: int) -> "Step | Reply | None":
         """Where a step belongs: the pending step that it repeats, the reply that it repeats, or None: at the end of the queue.
@@ -109,7 +121,7 @@ class Sessions:
         self._sessions: dict[str, Session] = {}
         self._expired: OrderedDict[str, None] = OrderedDict()
         # Ids begin with a mark of this process: one that does not is of a server that is gone.
-        self._mark = secrets.token_hex(4)
+        self.mark = secrets.token_hex(4)
         self._numbers = count(1)
 
     def __len__(self) -> int:
@@ -118,37 +130,43 @@ class Sessions:
     def __iter__(self) -> Iterator[Session]:
         return iter(list(self._sessions.values()))
 
-    def issue(self) -> str:
+    def issue(self, *, durable: bool) -> str:
         """A new unguessable id: 128 random bits."""
-        return f"{self._mark}-{secrets.token_urlsafe(16)}"
+        return f"{DURABLE if durable else self.mark + '-'}{secrets.token_urlsafe(16)}"
 
     def add(self, session: Session) -> None:
         session.number = next(self._numbers)
         self._sessions[session.id] = session
 
-    def live(self, session_id: str) -> Session | None:
-        """The session, if there is one."""
+    def known(self, session_id: str) -> Session | None:
+        """The session, if it is here."""
         return self._sessions.get(session_id)
 
     def get(self, session_id: str) -> Session:
         """Raises SessionNotFound, SessionExpired, SessionLost."""
         session = self._sessions.get(session_id)
         if session is None:
-            raise self._absent(session_id)
+            raise self.absent(session_id)
         return session
 
     def find(self, session_ids: Sequence[str]) -> tuple[list[Session | None], dict[int, StatecellError]]:
         """The sessions, None where there is none, and by position why not."""
         found = [self._sessions.get(session_id) for session_id in session_ids]
         missing = (position for position, session in enumerate(found) if session is None)
-        return found, {position: self._absent(session_ids[position]) for position in missing}
+        return found, {position: self.absent(session_ids[position]) for position in missing}
 
-    def _absent(self, session_id: str) -> StatecellError:
+    def absent(self, session_id: str) -> StatecellError:
+        """Why there is no such session here, nor in the store if it was durable."""
         if session_id in self._expired:
             return SessionExpired(f"session {session_id} was idle for {self._ttl:g} s and is gone", session_id=session_id)
         mark, dash, rest = session_id.partition("-")
-        if dash and len(mark) == 8 and len(rest) == 22 and mark != self._mark:
+        if dash and len(mark) == 8 and len(rest) == 22 and mark != self.mark:
             return SessionLost(f"session {session_id} was in the memory of a server that has stopped", session_id=session_id)
+        if session_id.startswith(DURABLE):
+            return SessionNotFound(
+                f"there is no session {session_id!r} in the store: it was deleted, or idle for {self._ttl:g} s",
+                session_id=session_id,
+            )
         return SessionNotFound(f"there is no session {session_id!r}", session_id=session_id)
 
     def remove(self, session: Session) -> None:

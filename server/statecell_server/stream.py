@@ -22,6 +22,7 @@ class StepStream:
     """Reads messages, submits them, and writes each reply as soon as it can be given."""
 
     def __init__(self, engine: Engine, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        self.read = 0  # messages so far
         self._engine = engine
         self._context = context
         self._open: set[Ticket] = set()
@@ -54,6 +55,7 @@ class StepStream:
 
     async def _read(self) -> None:
         while (message := await self._context.read()) is not grpc.aio.EOF:
+            self.read += 1
             self._submit(message)
             while len(self._open) + len(self._ready) >= WINDOW:
                 self._room.clear()
@@ -78,7 +80,7 @@ class StepStream:
             pb.StreamStepsResponse(
                 id=message.id,
                 session_ids=[message.session_ids[position] for position in positions],
-                outputs=write_tensors(zip(ticket.runner.output_names, outputs, strict=False)),
+                outputs=write_tensors(zip(ticket.output_names, outputs, strict=False)),
                 step_indexes=indexes,
                 errors=[write_error(i, message.session_ids[i], error) for i, error in sorted(ticket.errors.items())],
             )

@@ -5,10 +5,14 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from statecell.tensor import Array
 
-from statecell_server.errors import StatecellError
+from statecell_server.errors import SessionContended, StatecellError
+from statecell_server.inputs import Inputs
 from statecell_server.runner import Runner
 from statecell_server.scheduler import Step
 from statecell_server.sessions import Reply, Session
+
+ROUNDS = 8
+"""Times that a request is placed, when other servers keep stepping its sessions, before it is refused."""
 
 
 class Ticket:
@@ -17,34 +21,84 @@ class Ticket:
     `done` is called once, on the event loop, when all of them are over; until then the outcome is not to be asked for.
     """
 
-    def __init__(self, runner: Runner, sessions: Sequence[Session | None], done: Callable[["Ticket"], None]) -> None:
-        self.runner = runner
-        self.sessions = sessions
+    def __init__(self, done: Callable[["Ticket"], None]) -> None:
         self.errors: dict[int, StatecellError] = {}
+        self.again: Callable[[Ticket, list[int]], None] | None = None
+        """Places the positions once more, whose sessions another server has moved on."""
+        self.cancelled = False
         self._done = done
+        self._rounds = 1
         self._replies: dict[int, Reply] = {}
         self._steps: list[tuple[Step, list[int]]] = []  # and the positions that it answers
         self._open = 1  # steps that are not over, and the submission itself
+        self._runner: Runner | None = None
+        self.sessions: list[Session | None] = []
+
+    def begin(
+        self, runner: Runner, sessions: Sequence[Session | None], inputs: Inputs, step_indexes: Sequence[int | None]
+    ) -> None:
+        """When the sessions are known."""
+        self._runner, self.sessions, self.inputs, self.step_indexes = runner, list(sessions), inputs, step_indexes
+
+    @property
+    def runner(self) -> Runner:
+        """Of a ticket that has begun."""
+        assert self._runner is not None, "the sessions are not known yet"
+        return self._runner
+
+    @property
+    def output_names(self) -> Sequence[str]:
+        """None where no session of the request was found."""
+        return self._runner.output_names if self._runner is not None else ()
 
     @property
     def over(self) -> bool:
         """Whether `done` was called."""
         return not self._open
 
+    def rows(self, positions: Sequence[int]) -> list[int]:
+        """The rows of the inputs that belong to these positions; a session that is not there has one."""
+        rows: list[int] = []
+        row = 0
+        for position, session in enumerate(self.sessions):
+            stop = row + (1 if session is None else session.batch)
+            if position in positions:
+                rows += range(row, stop)
+            row = stop
+        return rows
+
     def settle(self) -> None:
         """One of the steps, or the submission, is over."""
         self._open -= 1
-        if not self._open:
-            for step, positions in self._steps:
-                for position in positions if step.errors else ():
-                    session = self.sessions[position]
-                    error = step.errors.get(step.sessions.index(session)) if session else None
-                    if error is not None:
-                        self.errors[position] = error
+        if self._open:
+            return
+        contended = self._collect()
+        if contended and self.again is not None and self._rounds < ROUNDS and not self.cancelled:
+            self._rounds += 1
+            self._open = 1
+            for position in contended:
+                del self.errors[position]
+            self.again(self, contended)
+        else:
             self._done(self)
+
+    def _collect(self) -> list[int]:
+        """Takes over the steps' errors; gives the positions to be placed again, and forgets that they were."""
+        contended = []
+        for step, positions in self._steps:
+            for position in list(positions) if step.errors else ():
+                session = self.sessions[position]
+                error = step.errors.get(step.sessions.index(session)) if session else None
+                if error is not None:
+                    self.errors[position] = error
+                if isinstance(error, SessionContended):
+                    contended.append(position)
+                    positions.remove(position)
+        return sorted(contended)
 
     def cancel(self) -> None:
         """Nobody waits for the answer any more: what has not been committed will not be."""
+        self.cancelled = True
         for step, _ in self._steps:
             if self in step.waiters:
                 step.waiters.remove(self)
@@ -58,7 +112,7 @@ class Ticket:
     def join(self, step: Step, positions: list[int]) -> None:
         """The positions wait for `step`."""
         step.waiters.append(self)
-        self._steps.append((step, positions))
+        self._steps.append((step, list(positions)))
         self._open += 1
 
     def outcome(self) -> tuple[list[int], list[Array], list[int]]:

@@ -34,6 +34,9 @@ CODES: dict[type[StatecellError], int] = {
     errors.QueueFull: code_pb2.RESOURCE_EXHAUSTED,
     errors.StateBudgetExceeded: code_pb2.RESOURCE_EXHAUSTED,
     errors.Draining: code_pb2.UNAVAILABLE,
+    errors.StoreUnavailable: code_pb2.UNAVAILABLE,
+    errors.StoreFull: code_pb2.RESOURCE_EXHAUSTED,
+    errors.SessionContended: code_pb2.ABORTED,
     errors.InternalError: code_pb2.INTERNAL,
 }
 """Every error of errors.py and the google.rpc.Code that it travels with."""

@@ -6,11 +6,10 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
-from torch import nn
-
 from statecell.spec import SPEC_KEY, ModelSpec
 from statecell_export import ExampleError, export
 from statecell_export.torchscript import load
+from torch import nn
 
 
 def test_export_writes_both_artifacts_and_the_report_with_the_spec_inside(tmp_path: Path) -> None:

@@ -17,9 +17,9 @@ class Caller:
         self.channel = grpc.insecure_channel(address)
         self.stub = inference_pb2_grpc.InferenceServiceStub(self.channel)
 
-    def create(self, model: str, batch: int = 1, **state: Array) -> str:
+    def create(self, model: str, batch: int = 1, *, durable: bool = False, **state: Array) -> str:
         tensors = [pack(name, array) for name, array in state.items()]
-        request = pb.CreateSessionRequest(model=model, batch=batch, initial_state=tensors)
+        request = pb.CreateSessionRequest(model=model, batch=batch, initial_state=tensors, durable=durable)
         return str(self.stub.CreateSession(request).session.session_id)
 
     def step(self, session: str, x: Array, step_index: int | None = None) -> Array:

@@ -43,10 +43,10 @@ class Player:
         alone = [await self.engine.infer(self.model, "", {"x": self.x[:, i : i + 1]}) for i in range(SEQUENCES)]
         self.y = np.concatenate([found["y"] for found in alone], 1)
         self.h = np.concatenate([found["h_n"] for found in alone], 1)
-        self.sessions: list[tuple[str, int]] = [self.join() for _ in range(SEQUENCES)]
+        self.sessions: list[tuple[str, int]] = [await self.join() for _ in range(SEQUENCES)]
 
-    def join(self) -> tuple[str, int]:
-        return self.engine.create(self.model).id, 0
+    async def join(self) -> tuple[str, int]:
+        return (await self.engine.create(self.model)).id, 0
 
     async def schedule(self) -> None:
         """Some sessions step together, in an order and by lengths that nobody planned."""
@@ -65,10 +65,10 @@ class Player:
                 assert np.array_equal(outputs[0][:, row], self.y[at : at + length, i])
                 self.sessions[i] = (session, at + length)
                 if at + length == SEQ_LEN:
-                    assert np.array_equal(self.engine.snapshot(session).states["h_0"], self.h[:, i : i + 1])
+                    assert np.array_equal((await self.engine.snapshot(session)).states["h_0"], self.h[:, i : i + 1])
                 if at + length == SEQ_LEN or rng.random() < 0.01:
-                    self.engine.delete(session)
-                    self.sessions[i] = self.join()
+                    await self.engine.delete(session)
+                    self.sessions[i] = await self.join()
 
     def submit(self, together: list[int], length: int) -> "asyncio.Future[Ticket]":
         answer: asyncio.Future[Ticket] = asyncio.get_running_loop().create_future()

@@ -15,7 +15,7 @@ from statecell.tensor import pack, unpack
 from statecell.v1 import inference_pb2 as pb
 
 from tests.conftest import Serve, Server
-from tests.server.caller import Caller, reason_of
+from tests.server.caller import Caller, info_of, reason_of
 
 
 def test_health_knows_the_server_the_service_and_each_model(caller: Caller) -> None:
@@ -69,6 +69,7 @@ def test_sigterm_finishes_what_is_in_flight_and_exits_with_0(serve: Serve) -> No
         with pytest.raises(grpc.RpcError) as error:
             next(stream)
         assert (error.value.code(), reason_of(error.value)) == (grpc.StatusCode.UNAVAILABLE, "DRAINING")
+        assert info_of(error.value).metadata["answered"] == "1"
         caller.channel.close()
 
 
@@ -79,6 +80,10 @@ def test_sigterm_finishes_what_is_in_flight_and_exits_with_0(serve: Serve) -> No
         (["--port", "70000"], "--port is 70000"),
         (["--state-memory", "plenty"], "is not a size"),
         (["--max-batch", "0"], "--max-batch is 0"),
+        (["--store", "localhost:6379"], "--store is 'localhost:6379', expected memory or valkey://host:port/db"),
+        (["--store", "valkey://localhost:port/0"], "--store is 'valkey://localhost:port/0'"),
+        (["--durability", "sometimes"], "'sometimes' is no durability"),
+        (["--durability", "every=0"], "--durability is every=0"),
     ],
 )
 def test_a_bad_option_is_named_and_ends_with_2(models: Path, flags: list[str], says: str) -> None:

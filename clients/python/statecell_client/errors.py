@@ -8,7 +8,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 from statecell.v1 import inference_pb2 as wire
 
-_BROKEN = ("RST_STREAM", "Stream removed")
+_BROKEN = ("RST_STREAM", "Stream removed", "Internal error from Core")
 """How gRPC words it, with other codes than UNAVAILABLE, when a server or a proxy drops a call."""
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
