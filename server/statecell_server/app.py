@@ -40,6 +40,7 @@ class App:
         self._health = health.aio.HealthServicer()
         self._stop = asyncio.Event()
         self._news = asyncio.Event()
+        self._reported: set[str] = set()
 
     def _guarded(self, config: Config) -> GuardedStore | None:
         if not config.store:
@@ -116,12 +117,14 @@ class App:
 
         A store in trouble leaves the server itself ready: sessions in its memory go on.
         """
-        ready = dict.fromkeys(("", *SERVICES, *(runner.name for runner in self._engine.models)), True)
+        ready = dict.fromkeys(self._reported, False)  # those that were unloaded
+        ready |= dict.fromkeys(("", *SERVICES, *(runner.name for runner in self._engine.models)), True)
         if self._store is not None:
             ready[STORE] = not self._store.open
         for name, fine in ready.items():
             status = health_pb2.HealthCheckResponse.SERVING if fine else health_pb2.HealthCheckResponse.NOT_SERVING
             await self._health.set(name, status)
+        self._reported = set(ready)
 
     async def _drain(self, server: grpc.aio.Server) -> None:
         log.info("stopping: finishing what is in flight, for %g s at most", self._config.drain_seconds)

@@ -76,7 +76,7 @@ class Engine:
     async def _poll(self) -> None:
         while True:
             await asyncio.sleep(self._config.poll_models)
-            if await self.models.refresh(lambda r: bool(r.scheduler.waiting or self.sessions_of(r))):
+            if await self.models.refresh(lambda r: bool(self._users(r))):
                 self._changed()
 
     def _save(self, sessions: Iterable[Session]) -> "list[asyncio.Task[None]]":
@@ -95,6 +95,21 @@ class Engine:
     def sessions_of(self, runner: Runner) -> int:
         """How many are open on this version."""
         return sum(s.model == runner.name and s.version == runner.version for s in self.sessions)
+
+    def _users(self, runner: Runner) -> int:
+        return runner.scheduler.waiting + self.sessions_of(runner)
+
+    async def load(self, model: str) -> None:
+        """Takes in the model's versions that are in the folder. Raises ModelNotFound, ModelRefused."""
+        try:
+            await self.models.load(model)
+        finally:
+            self._changed()
+
+    async def unload(self, model: str) -> None:
+        """Raises ModelNotFound, ModelInUse."""
+        await self.models.unload(model, self._users)
+        self._changed()
 
     # Steps
 

@@ -11,7 +11,7 @@ from statecell.oip import inference_pb2_grpc
 from statecell_server import __version__
 from statecell_server.config import Config, ConfigError
 from statecell_server.engine import Engine
-from statecell_server.errors import Draining, ModelNotFound, StatecellError
+from statecell_server.errors import Draining, InvalidRequest, ModelNotFound, StatecellError
 from statecell_server.inputs import check_outputs
 from statecell_server.oip_stream import InferStream
 from statecell_server.oip_wire import (
@@ -156,11 +156,25 @@ class GRPCInferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
         )
 
     @unary
-    async def RepositoryIndex(self, _: pb.RepositoryIndexRequest) -> pb.RepositoryIndexResponse:
+    async def RepositoryIndex(self, request: pb.RepositoryIndexRequest) -> pb.RepositoryIndexResponse:
         index = pb.RepositoryIndexResponse()
         for runner in self._engine.models:
             index.models.add(name=runner.name, version=runner.version, state="READY")
+        for name, version, why in () if request.ready else self._engine.models.absent():
+            index.models.add(name=name, version=version, state="UNAVAILABLE", reason=why)
         return index
+
+    @unary
+    async def RepositoryModelLoad(self, request: pb.RepositoryModelLoadRequest) -> pb.RepositoryModelLoadResponse:
+        if request.parameters:
+            raise InvalidRequest("a model is loaded as it is in the folder, without parameters", field="parameters")
+        await self._engine.load(request.model_name)
+        return pb.RepositoryModelLoadResponse()
+
+    @unary
+    async def RepositoryModelUnload(self, request: pb.RepositoryModelUnloadRequest) -> pb.RepositoryModelUnloadResponse:
+        await self._engine.unload(request.model_name)
+        return pb.RepositoryModelUnloadResponse()
 
     def drain(self) -> None:
         """Streams answer what they have read, and end."""
