@@ -10,7 +10,7 @@ FLOORS = [
     {"errors", "config", "roll", "__init__"},
     {"arena", "runtime", "inputs", "snapshot", "record"},
     {"onnx_runtime", "torchscript_runtime", "invariance", "sessions", "store"},
-    {"scheduler", "valkey_store", "guarded_store"},
+    {"scheduler", "spill", "valkey_store", "guarded_store"},
     {"executor", "journal"},
     {"runner"},
     {"repository", "ticket"},

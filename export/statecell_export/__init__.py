@@ -1,5 +1,7 @@
 """Export recurrent PyTorch models to ONNX and TorchScript with their state as inputs and outputs, and prove the export."""
 
+from statecell_export.adopt import adopt
+from statecell_export.artifacts import verify
 from statecell_export.errors import (
     CheckpointError,
     ExampleError,
@@ -20,5 +22,7 @@ __all__ = [
     "Proof",
     "Report",
     "VerificationError",
+    "adopt",
     "export",
+    "verify",
 ]

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 from onnx import helper
-
 from statecell.spec import ModelSpec
+
 from statecell_export.graph import Graph, next_state, to_model
 from statecell_export.recurrent import Array, Cell, Recurrent, activation, kind, layers
 from statecell_export.scan import Layer, cell, scan
@@ -30,13 +30,20 @@ def direct(module: Recurrent, spec: ModelSpec, *, fused: bool = True) -> onnx.Mo
 
 
 def build(
-    graph: Graph, module: Recurrent, x: str, states: Sequence[str], *, lengths: str = "", fused: bool = True, batched: bool = True
+    graph: Graph,
+    module: Recurrent,
+    x: str,
+    states: Sequence[str],
+    *,
+    lengths: str = "",
+    fused: bool = True,
+    batched: bool = True,
 ) -> tuple[str, list[str]]:
     """Append the nodes of `module` in eval mode to `graph`; the names of y and of the next states.
 
     x is [seq_len, batch, input_size], with batch_first [batch, seq_len, input_size], for a cell [batch, input_size];
-    a state is [num_layers * num_directions, batch, size], for a cell [batch, size]. lengths: int32 [batch] for sequences that end
-    sooner than seq_len; then x is always [seq_len, batch, input_size].
+    a state is [num_layers * num_directions, batch, size], for a cell [batch, size]. lengths: int32 [batch] of sequences that
+    end sooner than seq_len; then x is always [seq_len, batch, input_size].
     fused: as ONNX's own LSTM, GRU and RNN nodes, where these have what the module has. batched: False where x and the states
     have no batch axis.
     """
@@ -80,7 +87,7 @@ def _split(graph: Graph, state: str, num_layers: int, num_directions: int) -> li
 
 
 def _fused(layer: Layer) -> tuple[str, list[str]]:
-    """One layer as one node: y [seq_len, batch, num_directions * hidden] and the next states [num_directions, batch, size]."""
+    """One layer as one node: y [seq_len, batch, directions * hidden] and states [directions, batch, hidden]."""
     graph, directions, operator = layer.graph, layer.directions, kind(layer.module)
     if directions[0].w_hr is not None:
         return scan(layer)

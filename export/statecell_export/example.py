@@ -114,7 +114,7 @@ def _bind(
             continue
         name = order[len(leaves)].name if order and len(order) > len(leaves) and not kwargs else names[position]
         spec = named.get(name)
-        leaves.append(Leaf(name, leaf.detach(), spec.shape if spec else None))
+        leaves.append(Leaf(name, leaf.detach().cpu(), spec.shape if spec else None))
         places.append(Named(name))
     if not leaves:
         raise ExampleError(f"the example holds no tensor; {type(module).__name__}.forward{forward} needs one")

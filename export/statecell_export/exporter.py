@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from statecell_export.errors import ExportError, ModuleRefusedError, VerificationError
-from statecell_export.example import read
+from statecell_export.example import Arguments, read
 from statecell_export.forms import FORMS, Form
 from statecell_export.grid import Case
 from statecell_export.lift import Lifted
@@ -18,7 +18,7 @@ from statecell_export.probe import Probe, probe
 from statecell_export.quiet import quiet
 from statecell_export.recipes import ONNX, Recipe, Source, recipes
 from statecell_export.report import Report, describe, versions
-from statecell_export.repository import new_version
+from statecell_export.repository import check_name, new_version
 from statecell_export.runners import runner
 from statecell_export.streaming import min_batch, only_a_loop, why_not
 from statecell_export.verify import Verifier
@@ -39,8 +39,9 @@ def export(
     """
     if form not in FORMS:
         raise ExportError(f"form is {form!r}, expected one of {', '.join(FORMS)}")
-    with quiet():
-        return _Export(name, Path(out), version, FORMS[form], time.perf_counter()).run(_prepared(module), example)
+    check_name(name, version)
+    with quiet(), torch.no_grad():
+        return _Export(name, Path(out), version, FORMS[form], time.perf_counter()).run(prepared(module), example)
 
 
 @dataclass(frozen=True)
@@ -52,16 +53,8 @@ class _Export:
     began: float
 
     def run(self, original: nn.Module, example: Any) -> Report:
-        module = copy.deepcopy(original)
-        self.form.weights(module)
-        found = probe(module, read(module, example), self.name)
-        lifted, exact = Lifted(module, found.plan), _exact(module, found)
-        verifier = Verifier(lifted, exact, found.spec, found.leaves, self.form)
-        reason = why_not(module, found, verifier.difference)
-        spec = replace(found.spec, streamable=not reason, reason=reason, min_batch=min_batch(module, found.spec))
-        source = Source(module, lifted, found, spec, self.form, verifier.tensors)
-        verifier = Verifier(lifted, exact, self.form.spec(spec), found.leaves, self.form)
-        failures: list[ExportError] = [] if recipes(source) else [only_a_loop(module, found, reason)]
+        source, verifier = study(original, read(original, example), self.name, self.form)
+        failures: list[ExportError] = [] if recipes(source) else [only_a_loop(source.module, source.found, source.spec.reason)]
         for recipe in recipes(source):
             try:
                 return self.publish(source, recipe, verifier, original, failures)
@@ -84,7 +77,9 @@ class _Export:
                 recipe=recipe.name,
                 form=self.form.name,
                 proof=proof,
-                accuracy=verifier.accuracy(runners, _exact(original, source.found)) if rounded else proof.worst,
+                accuracy=verifier.accuracy(runners, _exact(copy.deepcopy(original).double(), source.found))
+                if rounded
+                else proof.worst,
                 ranges=verifier.ranges(),
                 artifacts={file: describe(folder / file) for file in files},
                 versions=versions(),
@@ -95,18 +90,40 @@ class _Export:
         return report
 
 
-def _prepared(module: nn.Module) -> nn.Module:
+def study(original: nn.Module, arguments: Arguments, name: str, form: Form) -> tuple[Source, Verifier]:
+    """What there is to write of a prepared module in a form, and what proves it."""
+    module = copy.deepcopy(original)
+    form.weights(module)
+    double = copy.deepcopy(module).double()  # before it runs: what it computes then cannot always be copied
+    found = probe(module, arguments, name)
+    lifted, exact = Lifted(module, found.plan), _exact(double, found)
+    verifier = Verifier(lifted, exact, found.spec, found.leaves, form)
+    reason = why_not(module, found, verifier.difference)
+    spec = replace(found.spec, streamable=not reason, reason=reason, min_batch=min_batch(module, found.spec))
+    source = Source(module, lifted, found, spec, form, verifier.tensors)
+    return source, Verifier(lifted, exact, form.spec(spec), found.leaves, form)
+
+
+def prepared(module: nn.Module) -> nn.Module:
     """A copy in eval mode on the CPU. Raises ModuleRefusedError where it is not float32."""
-    module = copy.deepcopy(module).eval().cpu()
+    try:
+        module = copy.deepcopy(module).eval().cpu()
+    except RuntimeError as error:  # it has run, and holds weights that it computed from others
+        raise ModuleRefusedError(
+            f"{type(module).__name__} cannot be copied: {str(error).split('.')[0]}; make weight_norm and the like permanent by "
+            "torch.nn.utils.parametrize.remove_parametrizations, or export before it runs"
+        ) from error
     for path, parameter in module.named_parameters():
         if parameter.is_floating_point() and parameter.dtype != torch.float32:
-            raise ModuleRefusedError(f"parameter {path!r} is {parameter.dtype}, expected torch.float32; call module.float() first")
+            raise ModuleRefusedError(
+                f"parameter {path!r} is {parameter.dtype}, expected torch.float32; call module.float() first"
+            )
     return module
 
 
-def _exact(module: nn.Module, found: Probe) -> Lifted | None:
-    """The module lifted and in float64, None where its forward only runs in float32."""
-    exact = Lifted(copy.deepcopy(module).double(), found.plan)
+def _exact(double: nn.Module, found: Probe) -> Lifted | None:
+    """The module in float64, lifted; None where its forward only runs in float32."""
+    exact = Lifted(double, found.plan)
     verifier = Verifier(exact, exact, found.spec, found.leaves, FORMS["float32"])
     try:
         verifier.run(exact, verifier.feed(Case(2, 3, "zero")), double=True)

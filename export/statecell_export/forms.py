@@ -7,9 +7,9 @@ import numpy as np
 import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from statecell.spec import ModelSpec
 from torch import nn
 
-from statecell.spec import ModelSpec
 from statecell_export.errors import ModuleRefusedError
 from statecell_export.graph import Graph, graphs
 from statecell_export.recurrent import Array
@@ -26,7 +26,8 @@ class Form:
 
     fused: whether recurrent modules become ONNX's own nodes. row_by_row: whether it must be shown that rows do not mix.
     weights: rounds a module's weights, in place, to what the format can hold. finish: puts a float32 graph into it.
-    floor: the rounding error of one step (see grid.Ledger). disturbed: a float input after one rounding.
+    floor: the rounding error of one step (see grid.Ledger). disturbed: a float input after one rounding, None where
+    the module itself computes in this format.
     """
 
     name: str
@@ -37,7 +38,7 @@ class Form:
     weights: Callable[[nn.Module], None]
     finish: Callable[[onnx.ModelProto], onnx.ModelProto]
     floor: Callable[[nn.Module], float]
-    disturbed: Callable[[Array], Array]
+    disturbed: Callable[[Array], Array] | None
 
     def spec(self, spec: ModelSpec) -> ModelSpec:
         """`spec` with this format's dtype for float tensors."""
@@ -58,14 +59,15 @@ def fan_in(module: nn.Module) -> int:
 
 
 def _row_norm(module: nn.Module) -> float:
-    """The largest norm of a weight matrix's row: what it makes of independent errors in its inputs."""
+    """The largest norm of a weight matrix's row: how it passes on independent errors of its inputs."""
     return max((float(p.detach().norm(dim=-1).max()) for p in module.parameters() if p.dim() > 1), default=1.0)
 
 
 def _half_weights(module: nn.Module) -> None:
     for path, weight in module.named_parameters():
         if not torch.isfinite(weight.data.half()).all():
-            raise ModuleRefusedError(f"parameter {path!r} does not fit float16: its largest magnitude is {float(weight.abs().max()):.3g}")
+            largest = float(weight.abs().max())
+            raise ModuleRefusedError(f"parameter {path!r} does not fit float16: its largest magnitude is {largest:.3g}")
         weight.data.copy_(weight.data.half())
 
 
@@ -87,7 +89,7 @@ def _half(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _part_transposes(graph: onnx.GraphProto) -> None:
-    """Put a Reshape that changes nothing behind each Transpose: ONNX Runtime 1.31 dies of one before a float16 MatMul on the CPU."""
+    """Put an idle Reshape behind each Transpose: ONNX Runtime 1.31 dies of one before a float16 MatMul on the CPU."""
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
         nodes.append(node)
@@ -127,7 +129,7 @@ def _byte_weights(module: nn.Module) -> None:
 
 
 def _bytes(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Each product with a constant matrix as MatMulNBits, https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md.
+    """Each product with a constant matrix as MatMulNBits (onnxruntime's docs/ContribOperators.md).
 
     accuracy_level 4 is the fast kernel: it rounds each row of activations by itself, so that no row depends on another.
     """
@@ -185,10 +187,10 @@ FORMS = {
             fused=True,
             torchscript=True,
             row_by_row=False,
-            weights=lambda module: None,
+            weights=lambda _: None,
             finish=lambda model: model,
             floor=lambda module: fan_in(module) ** 0.5 * 2.0**-24,
-            disturbed=lambda array: array,
+            disturbed=None,
         ),
         Form(
             name="float16",
@@ -199,7 +201,7 @@ FORMS = {
             weights=_half_weights,
             finish=_half,
             floor=lambda module: fan_in(module) ** 0.5 * 2.0**-11,
-            disturbed=lambda array: array * np.float32(1 + 2.0**-11),
+            disturbed=lambda array: array * array.dtype.type(1 + 2.0**-10),
         ),
         Form(
             name="int8",
@@ -209,7 +211,9 @@ FORMS = {
             row_by_row=True,
             weights=_byte_weights,
             finish=_bytes,
-            floor=lambda module: _row_norm(module) * 2.0**-8,
+            floor=lambda module: (
+                _row_norm(module) * 2.0**-6
+            ),  # a block is rounded to 1/254 of its largest, which is up to 4 on the grid
             disturbed=_rounded_to_bytes,
         ),
     )

@@ -66,7 +66,7 @@ def renamed(graph: onnx.GraphProto, names: Mapping[str, str]) -> onnx.GraphProto
         for node in inner.node:
             for values in (node.input, node.output):
                 values[:] = [names.get(value, value) for value in values]
-        for value in (*inner.input, *inner.output, *inner.initializer):
+        for value in (*inner.input, *inner.output):
             value.name = names.get(value.name, value.name)
     return graph
 

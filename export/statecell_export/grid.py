@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-
 from statecell.spec import BATCH, SEQ_LEN, ModelSpec
+
 from statecell_export.errors import VerificationError
 from statecell_export.recurrent import Array
 from statecell_export.runners import Arrays, Runner, signature_in, signature_out
@@ -43,7 +43,7 @@ def long_cases(spec: ModelSpec) -> list[Case]:
 
 
 def chunks(spec: ModelSpec, feed: Arrays) -> list[Arrays]:
-    """The inputs of a call in chunks of CHUNKS and the rest; without a time axis, again and again. The states go with the first."""
+    """A call's inputs in chunks of CHUNKS and the rest; without a time axis, again and again. The states go with the first."""
     timed = [tensor for tensor in spec.inputs if tensor.time_axis is not None]
     total = feed[timed[0].name].shape[timed[0].time_axis] if timed else 4
     sizes = [*CHUNKS, total - sum(CHUNKS)] if timed else [1] * total
@@ -97,6 +97,7 @@ class Ledger:
     floor: float
     worst: dict[str, dict[str, float]] = field(default_factory=dict)
     tolerance: float = 0.0
+    own: float = 0.0
     cases: int = 0
     _closest: float = 0.0
 
@@ -105,15 +106,14 @@ class Ledger:
         self.cases += 1
         for name, reference in want.items():
             if got[name].shape != reference.shape:
-                raise VerificationError(
-                    f"{artifact}: {name!r} has the shape {list(got[name].shape)}, the module gives {list(reference.shape)} ({where})"
-                )
+                shapes = f"the shape {list(got[name].shape)}, the module gives {list(reference.shape)}"
+                raise VerificationError(f"{artifact}: {name!r} has {shapes} ({where})")
             error = relative_error(got[name], reference)
-            allowed = 4 * max(self.floor, relative_error(own[name], reference))
+            own_error = relative_error(own[name], reference)
+            self.own = max(self.own, own_error)
+            allowed = 4 * max(self.floor, own_error)
             if not error <= allowed:
-                raise VerificationError(
-                    f"{artifact}: {name!r} is off by {error:.2g}, {allowed:.2g} is allowed ({where})"
-                )
+                raise VerificationError(f"{artifact}: {name!r} is off by {error:.2g}, {allowed:.2g} is allowed ({where})")
             errors = self.worst.setdefault(artifact, {})
             errors[name] = max(errors.get(name, 0.0), error)
             if error / allowed >= self._closest:

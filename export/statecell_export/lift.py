@@ -79,7 +79,7 @@ def _same(a: Tensor, b: Tensor) -> bool:
 
 
 LIFTED, COMPUTED, GIVEN = "lifted", "computed", "given"
-"""How a chain begins: with zeros or no state; with one that forward computes or has learned; with one of forward's arguments."""
+"""How a chain begins: with zeros or none; with a state that forward computes or learned; with one of its arguments."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,7 @@ class Lifted(nn.Module):
         self.module = module
         self.plan = plan
         self._run: Intercept = run or (lambda run, module, input, states: run(module, input, states))
+        self.eval()  # PyTorch's exporter puts a module back into the mode that the outermost one had
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         plan, chains = self.plan, Chains()

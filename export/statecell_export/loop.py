@@ -3,8 +3,8 @@
 import numpy as np
 import onnx
 from onnx import helper
-
 from statecell.spec import ModelSpec, TensorSpec
+
 from statecell_export.graph import Graph, next_state, renamed, to_model
 
 

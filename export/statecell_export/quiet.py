@@ -10,7 +10,7 @@ from torch.jit._trace import TracerWarning
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Neither the deprecation of TorchScript and its exporter, nor what a trace may bake in, nor oneDNN's lack of projections."""
+    """Neither TorchScript's deprecation, nor what a trace may bake in, nor that oneDNN lacks projections."""
     with warnings.catch_warnings():
         for category in (DeprecationWarning, FutureWarning, UserWarning):
             warnings.filterwarnings("ignore", category=category, module=r"torch\.|statecell_export\.")

@@ -7,9 +7,9 @@ from typing import cast
 
 import onnx
 from onnx import helper
+from statecell.spec import SPEC_KEY, ModelSpec
 from torch import Tensor, nn
 
-from statecell.spec import SPEC_KEY, ModelSpec
 from statecell_export import torchscript
 from statecell_export.build import direct
 from statecell_export.forms import Form
@@ -98,5 +98,3 @@ def _loop_script(source: Source) -> torchscript.Script:
 
 def _script(source: Source) -> torchscript.Script:
     return torchscript.script(source.module, source.found.plan, source.tensors(5))
-
-

@@ -62,5 +62,6 @@ def _direction(module: Recurrent, suffix: str) -> Direction:
         return weight.detach().to("cpu", torch.float32).numpy() if isinstance(weight, torch.Tensor) else None
 
     w, r = array("weight_ih"), array("weight_hh")
-    assert w is not None and r is not None
+    assert w is not None
+    assert r is not None
     return Direction(w, r, array("bias_ih"), array("bias_hh"), array("weight_hr"))

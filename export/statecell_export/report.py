@@ -15,7 +15,8 @@ class Proof:
     """The outcome of a verification.
 
     worst: artifact -> output -> the largest error over all cases, relative to the reference's largest magnitude (at least 1).
-    tolerance: the largest that was allowed, in the case that came nearest to its own.
+    tolerance: what was allowed in the case that came nearest to it. own_error: the worst error of the module itself, in its own
+    arithmetic, against the same reference.
     """
 
     streamable: bool
@@ -24,6 +25,7 @@ class Proof:
     cases: int
     worst: dict[str, dict[str, float]]
     tolerance: float
+    own_error: float
 
     @property
     def worst_error(self) -> float:

@@ -10,13 +10,18 @@ from pathlib import Path
 from statecell_export.errors import ExportError
 
 
-@contextmanager
-def new_version(out: str | Path, name: str, version: int) -> Iterator[Path]:
-    """A folder to write into, which becomes out/name/version when the block ends well and is gone when it does not."""
+def check_name(name: str, version: int) -> None:
+    """Raises ExportError where these cannot be folders."""
     if not name or name.startswith(".") or "/" in name or os.sep in name:
         raise ExportError(f"model name {name!r} cannot be a folder's name; use letters, digits, '-', '_' and '.'")
     if version < 1:
         raise ExportError(f"version is {version}, expected at least 1")
+
+
+@contextmanager
+def new_version(out: str | Path, name: str, version: int) -> Iterator[Path]:
+    """A folder to write into, which becomes out/name/version when the block ends well and is gone when it does not."""
+    check_name(name, version)
     root = Path(out)
     existed = root.exists()
     root.mkdir(parents=True, exist_ok=True)

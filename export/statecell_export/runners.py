@@ -6,8 +6,8 @@ from pathlib import Path
 import onnxruntime
 import torch
 from onnxruntime.capi import onnxruntime_pybind11_state as failures
-
 from statecell.spec import ModelSpec, SpecError, TensorSpec
+
 from statecell_export.errors import VerificationError
 from statecell_export.graph import next_state
 from statecell_export.recurrent import Array
@@ -16,7 +16,13 @@ from statecell_export.torchscript import load
 Arrays = dict[str, Array]
 Runner = Callable[[Arrays], Arrays]
 
-ORT_ERRORS = (failures.Fail, failures.InvalidArgument, failures.InvalidGraph, failures.NotImplemented, failures.RuntimeException)
+ORT_ERRORS = (
+    failures.Fail,
+    failures.InvalidArgument,
+    failures.InvalidGraph,
+    failures.NotImplemented,
+    failures.RuntimeException,
+)
 
 
 def runner(path: Path, spec: ModelSpec) -> Runner:

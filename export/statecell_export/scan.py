@@ -33,7 +33,9 @@ def scan(layer: Layer) -> tuple[str, list[str]]:
     outputs: list[str] = []
     after: list[list[str]] = []
     for number, weights in enumerate(layer.directions):
-        before = [graph.add("Gather", state, graph.constant(np.int64(number)), axis=0) for state in layer.states]  # [batch, size]
+        before = [
+            graph.add("Gather", state, graph.constant(np.int64(number)), axis=0) for state in layer.states
+        ]  # [batch, size]
         y, *last = _Direction(layer, weights, reverse=number == 1).run(before, mask)
         outputs.append(y)
         after.append([graph.add("Unsqueeze", state, zero) for state in last])

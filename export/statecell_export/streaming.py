@@ -1,11 +1,12 @@
 """Why a model cannot be stepped."""
 
-from statecell.spec import ModelSpec
-from statecell_export.errors import ModuleRefusedError
-from statecell_export.probe import Probe
 from collections.abc import Callable
 
+from statecell.spec import ModelSpec
 from torch import nn
+
+from statecell_export.errors import ModuleRefusedError
+from statecell_export.probe import Probe
 
 _ACROSS_TIME = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.MultiheadAttention, nn.AvgPool1d, nn.MaxPool1d)
 
@@ -19,13 +20,14 @@ def why_not(module: nn.Module, found: Probe, difference: Callable[[], str]) -> s
     if not spec.has_time:
         return ""
     if found.packed:
-        return "it packs its sequences by their lengths, which are those of whole sequences; export it without lengths to step it"
+        return "it packs its sequences by the lengths of whole sequences; export it without lengths to step it"
     for path, child in module.named_modules():
         if isinstance(child, nn.RNNBase) and child.bidirectional:
             return f"{path or type(child).__name__} is bidirectional: its reverse direction begins at the end of the sequence"
     for output in spec.outputs:
         if output.time_axis is None:
-            return f"output {output.name!r} has no time axis: it is one for a whole sequence, as of a head on the last step; return one for each step"
+            one = "it is one for a whole sequence, as of a head on the last step; return one for each step"
+            return f"output {output.name!r} has no time axis: {one}"
     changed = difference()
     if not changed:
         return ""
@@ -43,7 +45,7 @@ def only_a_loop(module: nn.Module, found: Probe, reason: str) -> ModuleRefusedEr
     """The refusal of a loop that no recipe can keep."""
     cells = ", ".join(repr(chain.path) for chain in found.plan.chains)
     return ModuleRefusedError(
-        f"{type(module).__name__}.forward calls {cells} in a loop over time, which is exported as that loop's single step, but {reason}; "
-        "move what follows the loop out of forward, use nn.LSTM or nn.GRU in place of the loop, or take the state as an argument "
-        "and return it, so that the module can be scripted"
+        f"{type(module).__name__}.forward loops over time with {cells}, which is exported by its single step, but {reason}; "
+        "move what follows the loop out of forward, use nn.LSTM or nn.GRU in place of the loop, or take the state as an "
+        "argument and return it, so that the module can be scripted"
     )

@@ -18,7 +18,7 @@ Script = torch.jit.ScriptModule
 def trace(lifted: Lifted, tensors: tuple[Tensor, ...]) -> Script:
     """`lifted` traced. The grid of verification, not the trace, proves that no size was baked in."""
     with quiet(), torch.no_grad():
-        traced: Script = torch.jit.trace(lifted, tensors, check_trace=False, strict=False)
+        traced: Script = torch.jit.trace(lifted, tensors, check_trace=False, strict=False)  # type: ignore[no-untyped-call]
     return traced
 
 
@@ -59,8 +59,13 @@ def loop(step: Script, spec: ModelSpec) -> Script:
     inputs = [f"input_{number}" for number in range(len(spec.inputs))]
     states = [f"state_{number}" for number in range(len(spec.states))]
     outputs = [f"output_{number}" for number in range(len(spec.outputs))]
-    slices = [name if t.time_axis is None else f"{name}.narrow({t.time_axis}, t, 1)" for name, t in zip(inputs, spec.inputs, strict=True)]
-    seq_len = next(f"{name}.size({t.time_axis})" for name, t in zip(inputs, spec.inputs, strict=True) if t.time_axis is not None)
+    slices = [
+        name if t.time_axis is None else f"{name}.narrow({t.time_axis}, t, 1)"
+        for name, t in zip(inputs, spec.inputs, strict=True)
+    ]
+    seq_len = next(
+        f"{name}.size({t.time_axis})" for name, t in zip(inputs, spec.inputs, strict=True) if t.time_axis is not None
+    )
     joined = [f"torch.cat(all_{name}, {t.time_axis})" for name, t in zip(outputs, spec.outputs, strict=True)]
     return _forward(
         nn.ModuleDict({"step": step}),
@@ -84,7 +89,9 @@ def _forward(children: nn.ModuleDict, parameters: list[str], lines: list[str]) -
             module.define("\n".join([head, *lines, ""]))
         except (RuntimeError, torch.jit.frontend.FrontendError) as error:
             reason = str(error).strip().splitlines()[0]
-            raise ModuleRefusedError(f"TorchScript cannot compile {type(next(iter(children.values()))).__name__}: {reason}") from error
+            raise ModuleRefusedError(
+                f"TorchScript cannot compile {type(next(iter(children.values()))).__name__}: {reason}"
+            ) from error
     return module.eval()
 
 
@@ -98,5 +105,5 @@ def load(path: Path) -> tuple[Script, ModelSpec]:
     """The reverse of save."""
     files = {SPEC_KEY: ""}
     with quiet():
-        script: Script = torch.jit.load(str(path), map_location="cpu", _extra_files=files)
+        script: Script = torch.jit.load(str(path), map_location="cpu", _extra_files=files)  # type: ignore[no-untyped-call]
     return script, ModelSpec.from_json(files[SPEC_KEY])

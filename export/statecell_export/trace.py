@@ -13,10 +13,10 @@ import onnx
 import torch
 import torch._VF
 from onnx import TensorProto, helper
+from statecell.spec import ModelSpec
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from statecell.spec import ModelSpec
 from statecell_export.build import build
 from statecell_export.errors import ModuleRefusedError
 from statecell_export.graph import OPSET, Graph, next_state, to_model
@@ -76,7 +76,7 @@ def _opaque(calls: list[Recurrent]) -> Callable[[Run, Recurrent, Any, States | N
                 after = states_of(module, result)
                 return (after[0].clone() if isinstance(module, Cell) else result[0], *after)
 
-            y, *after = _Opaque.apply(compute, module, len(calls) - 1, input.dim(), input, *states)  # type: ignore[no-untyped-call]
+            y, *after = _apply(compute, module, len(calls) - 1, input.dim(), input, *states)
             following = tuple(after) if len(after) > 1 else after[0]
             return following if isinstance(module, Cell) else (y, following)
 
@@ -86,10 +86,11 @@ def _opaque(calls: list[Recurrent]) -> Callable[[Run, Recurrent, Any, States | N
         def compute_packed(x: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
             *states, lengths = rest
             packed = PackedSequence(*_PACK(x, lengths, False))
-            data, *after = (result := run(module, packed, tuple(states)))[0].data, *states_of(module, result)
-            return (_PAD(data, packed.batch_sizes, False, 0.0, x.size(0))[0], *after)
+            result = run(module, packed, tuple(states))
+            y, _ = _PAD(result[0].data, packed.batch_sizes, False, 0.0, x.size(0))
+            return (y, *states_of(module, result))
 
-        y, *after = _Opaque.apply(compute_packed, module, len(calls) - 1, 3, input.data, *before, lengths)  # type: ignore[no-untyped-call]
+        y, *after = _apply(compute_packed, module, len(calls) - 1, 3, input.data, *before, lengths)
         following = tuple(_permuted(state, input.unsorted_indices) for state in after)
         packed = PackedSequence(y, lengths, input.sorted_indices, input.unsorted_indices)
         return packed, following if len(following) > 1 else following[0]
@@ -106,28 +107,30 @@ _PACK, _PAD = torch._C._VariableFunctions._pack_padded_sequence, torch._C._Varia
 
 @contextlib.contextmanager
 def _unpacked() -> Iterator[None]:
-    """Packed sequences stay padded: `data` is [seq_len, batch, size] and `batch_sizes` the lengths, which ONNX's nodes take as such."""
+    """Packed sequences stay padded, as ONNX's nodes take them: `data` is [seq_len, batch, size], `batch_sizes` the lengths."""
 
     def pack(x: Tensor, lengths: Tensor, batch_first: bool) -> tuple[Tensor, Tensor]:
         return (x.transpose(0, 1) if batch_first else x), lengths
 
-    def pad(data: Tensor, lengths: Tensor, batch_first: bool, padding: float, total: int) -> tuple[Tensor, Tensor]:
+    def pad(data: Tensor, lengths: Tensor, batch_first: bool, padding: float, _total: int) -> tuple[Tensor, Tensor]:
         if padding:
             raise ModuleRefusedError(f"pad_packed_sequence pads with {padding}, which ONNX's nodes do not; pad with 0")
         return (data.transpose(0, 1) if batch_first else data), lengths
 
-    torch._VF._pack_padded_sequence, torch._VF._pad_packed_sequence = pack, pad  # type: ignore[attr-defined]
+    torch._VF._pack_padded_sequence, torch._VF._pad_packed_sequence = pack, pad  # type: ignore[assignment]
     try:
         yield
     finally:
-        del torch._VF._pack_padded_sequence, torch._VF._pad_packed_sequence  # type: ignore[attr-defined]
+        del torch._VF._pack_padded_sequence, torch._VF._pad_packed_sequence
 
 
 class _Opaque(torch.autograd.Function):
     """A recurrent call that the exporter sees as one node, statecell::Recurrent(x, *states[, lengths]) -> (y, *next states)."""
 
     @staticmethod
-    def forward(_ctx: Any, compute: Compute, _module: Recurrent, _call: int, _rank: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        _ctx: Any, compute: Compute, _module: Recurrent, _call: int, _rank: int, *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
         tracing = torch._C._get_tracing_state()
         torch._C._set_tracing_state(None)  # type: ignore[attr-defined]  # what happens inside is no part of the trace
         try:
@@ -142,6 +145,10 @@ class _Opaque(torch.autograd.Function):
         for output in outputs:
             output.setType(x.type().with_sizes([None] * rank))
         return outputs
+
+
+def _apply(compute: Compute, module: Recurrent, call: int, rank: int, *tensors: Tensor) -> list[Tensor]:
+    return list(_Opaque.apply(compute, module, call, rank, *tensors))  # type: ignore[no-untyped-call]
 
 
 def _filled(graph: onnx.GraphProto, calls: list[Recurrent], *, fused: bool) -> onnx.GraphProto:

@@ -4,15 +4,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+from statecell.spec import ModelSpec
 from torch import Tensor
 
-from statecell.spec import ModelSpec
 from statecell_export.errors import VerificationError
 from statecell_export.example import Leaf
 from statecell_export.forms import Form
 from statecell_export.grid import BATCHES, Case, Ledger, cases, chunked, chunks, difference, long_cases, relative_error
 from statecell_export.lift import Lifted
-from statecell_export.recurrent import Array
 from statecell_export.recurrent import Array
 from statecell_export.report import Proof
 from statecell_export.runners import Arrays, Runner, signature_in, signature_out
@@ -38,7 +37,8 @@ class Verifier:
             self._as_declared(want, case)
             if case.state == "zero":
                 plain = self.run(self.lifted, feed, plain=True)
-                ledger.check("lifted module", f"whole, {case}", self.run(self.lifted, feed), plain, plain)
+                lifted = own if self.form.disturbed is None else self.run(self.lifted, feed)
+                ledger.check("lifted module", f"whole, {case}", lifted, plain, plain)
             for artifact, run in artifacts.items():
                 ledger.check(artifact, f"whole, {case}", run(feed), want, own)
         for case in long_cases(self.spec) if self.spec.streamable else ():
@@ -56,6 +56,7 @@ class Verifier:
             ledger.cases,
             {artifact: errors for artifact, errors in ledger.worst.items() if artifact in artifacts},
             ledger.tolerance,
+            ledger.own,
         )
 
     def accuracy(self, artifacts: Mapping[str, Runner], original: Lifted | None) -> dict[str, dict[str, float]]:
@@ -72,7 +73,7 @@ class Verifier:
     def difference(self) -> str:
         """What the module itself does differently when a sequence is cut; "" for nothing."""
         if self.spec.has_time and self.spec.states:
-            for case in long_cases(self.spec):
+            for case in long_cases(self.spec)[-1:]:
                 found = difference(self.spec, self.truth, self.feed(case), 1e-9 if self.exact else 1e-4)
                 if found:
                     return found
@@ -108,7 +109,10 @@ class Verifier:
 
     def own(self, feed: Arrays) -> Arrays:
         """What the module makes of the form's rounding: how much error it passes on."""
-        return self.run(self.lifted, {k: self.form.disturbed(v) if v.dtype.kind == "f" else v for k, v in feed.items()})
+        disturbed = self.form.disturbed
+        if disturbed is not None:
+            feed = {name: np.asarray(disturbed(array)) if array.dtype.kind == "f" else array for name, array in feed.items()}
+        return self.run(self.lifted, feed)
 
     def ranges(self) -> dict[str, tuple[int, int]]:
         """The smallest and largest whole number in each whole-number input of the example."""

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import logging
 import signal
+import time
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -128,19 +129,16 @@ class App:
 
     async def _drain(self, server: grpc.aio.Server) -> None:
         log.info("stopping: finishing what is in flight, for %g s at most", self._config.drain_seconds)
-        self._engine.draining = True
+        seconds, began = self._config.drain_seconds, time.monotonic()
         await self._health.enter_graceful_shutdown()
+        await asyncio.wait([asyncio.create_task(self._engine.drain())], timeout=seconds / 2)
         self._service.drain()
         self._oip_service.drain()
-        seconds = self._config.drain_seconds
-        if self._store is None:
-            await server.stop(seconds)
-        else:
-            # Until the clients of durable sessions have heard that they are to go elsewhere: gRPC itself would cancel calls
-            # that arrive at the moment of its stop. The end of the time is for bringing sessions to the store.
-            linger, reserve = min(LINGER_SECONDS, seconds / 4), min(2 * self._config.store_timeout, seconds / 4)
-            await asyncio.sleep(linger)
-            await server.stop(seconds - linger - reserve)
+        if self._store is not None:
+            # Until the clients of durable sessions have heard that they are to go elsewhere: gRPC would cancel calls that
+            # arrive at the moment of its stop.
+            await asyncio.sleep(min(LINGER_SECONDS, seconds / 4))
+        await server.stop(max(began + seconds - time.monotonic(), 0))
         await self._engine.stop()
         self._oip_service.close()
         log.info("stopped")

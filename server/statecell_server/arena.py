@@ -49,6 +49,11 @@ class StateArena:
         """Slots that hold a state."""
         return self.capacity - 1 - len(self._free)
 
+    @property
+    def room(self) -> int:
+        """Slots that can still be allocated."""
+        return self._limit - self.capacity + len(self._free)
+
     def allocate(self, count: int) -> list[int]:
         """`count` slots to write to. Raises StateBudgetExceeded."""
         while len(self._free) < count:

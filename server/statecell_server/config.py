@@ -20,6 +20,7 @@ class Config:
     host: str = "127.0.0.1"
     port: int = 50051
     state_memory: int = 1 << 30
+    spill_memory: int = 1 << 30
     session_ttl: float = 3600.0
     max_batch: int = 256
     max_queue: int = 4096
@@ -41,7 +42,7 @@ class Config:
         for option in ("state_memory", "session_ttl", "max_batch", "max_queue", "max_message", "threads", "store_timeout"):
             if getattr(self, option) <= 0:
                 raise ConfigError(f"--{option.replace('_', '-')} is {getattr(self, option)}, expected more than 0")
-        for option in ("drain_seconds", "poll_models"):
+        for option in ("spill_memory", "drain_seconds", "poll_models"):
             if getattr(self, option) < 0:
                 raise ConfigError(f"--{option.replace('_', '-')} is {getattr(self, option)}, expected 0 or more")
         if self.save_every < 1:

@@ -26,7 +26,7 @@ from statecell_server.runner import Runner
 from statecell_server.sessions import DURABLE, Session, Sessions
 from statecell_server.snapshot import Snapshot
 from statecell_server.store import StateStore
-from statecell_server.takeover import Takeover
+from statecell_server.takeover import Takeover, states_of
 from statecell_server.ticket import ROUNDS, Ticket
 
 Tensors = Mapping[str, Array]
@@ -43,6 +43,7 @@ class Engine:
         self.sessions = Sessions(config.session_ttl)
         self.models = Repository(config, store, self.sessions.mark)
         self.draining = False
+        self._handed_over = False
         self._config = config
         self._changed = changed
         self._takeover = Takeover(store, self.sessions, self.models, self._enter) if store is not None else None
@@ -56,12 +57,20 @@ class Engine:
         if self._config.poll_models:
             self._tasks.append(asyncio.create_task(self._poll()))
 
-    async def stop(self) -> None:
-        """After the last call was answered: what is not in the store yet is brought there."""
-        for task in self._tasks:
-            task.cancel()
+    async def drain(self) -> None:
+        """No new sessions from now on. Durable ones are brought to the store, and when it has them, sent to other servers."""
+        self.draining = True
+        for runner in self.models:
+            if runner.journal is not None:
+                runner.journal.every = 1
         await asyncio.gather(*{s.saving for s in self.sessions if s.saving is not None})
         await asyncio.gather(*self._save(s for s in self.sessions if s.ahead))
+        self._handed_over = True
+
+    async def stop(self) -> None:
+        """After the last call was answered."""
+        for task in self._tasks:
+            task.cancel()
         for runner in self.models:
             runner.stop()
 
@@ -76,7 +85,7 @@ class Engine:
     async def _poll(self) -> None:
         while True:
             await asyncio.sleep(self._config.poll_models)
-            if await self.models.refresh(lambda r: bool(self._users(r))):
+            if await self.models.refresh(self._users):
                 self._changed()
 
     def _save(self, sessions: Iterable[Session]) -> "list[asyncio.Task[None]]":
@@ -92,12 +101,9 @@ class Engine:
         """Where the session's steps are run."""
         return self.models.get(session.model, session.version)
 
-    def sessions_of(self, runner: Runner) -> int:
-        """How many are open on this version."""
-        return sum(s.model == runner.name and s.version == runner.version for s in self.sessions)
-
-    def _users(self, runner: Runner) -> int:
-        return runner.scheduler.waiting + self.sessions_of(runner)
+    @staticmethod
+    def _users(runner: Runner) -> int:
+        return runner.scheduler.waiting + runner.sessions
 
     async def load(self, model: str) -> None:
         """Takes in the model's versions that are in the folder. Raises ModelNotFound, ModelRefused."""
@@ -120,7 +126,7 @@ class Engine:
 
         Raises what is wrong with the request as a whole; what is wrong with one session is in the ticket's errors.
         """
-        if self.draining and any(i.startswith(DURABLE) for i in session_ids):
+        if self._handed_over and any(i.startswith(DURABLE) for i in session_ids):
             raise Draining("the server is about to stop; another one with the same store goes on with its durable sessions")
         return self._intake.submit(session_ids, tensors, step_indexes, done)
 
@@ -229,26 +235,26 @@ class Engine:
                 runner.release(session)
                 if self.sessions.known(session.id) is session:
                     self.sessions.remove(session)
-                    runner.rows -= session.batch
+                    runner.forget(session)
             raise
 
     def _enter(self, session: Session, runner: Runner) -> Session:
         if self.draining:
             raise Draining("the server is about to stop and takes no new sessions")
-        excess = runner.rows + session.batch - runner.arena.budget
+        excess = runner.rows + session.batch - runner.capacity
         if excess > 0 and not self._make_room(runner, excess):
             raise StateBudgetExceeded(
-                f"{runner.rows} rows of state are held, {session.batch} more would exceed the {runner.arena.budget} that fit "
-                "into --state-memory",
+                f"{runner.rows} rows of state are held, {session.batch} more would exceed the {runner.capacity} that fit "
+                "into --state-memory and --spill-memory",
                 model=runner.name,
             )
-        runner.rows += session.batch
+        runner.enter(session)
         self.sessions.add(session)
         return session
 
     def _make_room(self, runner: Runner, rows: int) -> bool:
         """Lets go of idle durable sessions, the longest idle first: their next step loads them from the store."""
-        idle = [s for s in self.sessions if s.durable and s.fence and not (s.ahead or s.pending) and self.runner(s) is runner]
+        idle = [s for s in runner.sessions if s.durable and s.fence and not (s.ahead or s.pending)]
         if sum(s.batch for s in idle) < rows:
             return False
         for session in sorted(idle, key=lambda s: s.used):
@@ -282,7 +288,7 @@ class Engine:
         if self._takeover is not None and self._is_stored(session_id):
             record = await self._takeover.record(session_id)
             runner = await self.models.holding(record.model, record.version, record.digest)
-            loaded = check_states(runner.spec, record.states, record.batch)
+            loaded = states_of(record, runner.spec)
             forks = []
             for _ in range(count or 1):
                 fork = Session(self.sessions.issue(durable=True), runner.name, runner.version, record.batch, durable=True)

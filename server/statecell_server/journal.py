@@ -37,7 +37,7 @@ class Journal:
         self._stamp = stamp
         self._spec = spec
         self._arena = arena
-        self._every = every
+        self.every = every
         self._batched = all(s.batch_axis is not None for s in spec.states)
 
     def due(self, step: Step) -> bool:
@@ -50,7 +50,7 @@ class Journal:
             session.durable
             and bool(step.waiters)
             and position not in step.errors
-            and (self._every == 1 or session.ahead + step.inputs.seq_len >= self._every)
+            and (self.every == 1 or session.ahead + step.inputs.seq_len >= self.every)
         )
 
     async def write(self, steps: Sequence[Step]) -> None:

@@ -21,6 +21,7 @@ from statecell_server.journal import Journal, Stamp
 from statecell_server.runtime import Runtime
 from statecell_server.scheduler import Batch, Scheduler, Step
 from statecell_server.sessions import Reply, Session
+from statecell_server.spill import spill
 from statecell_server.store import StateStore
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,9 @@ class Runner:
         # Never change a bit of anyone's result: where neighbours would, everybody runs alone.
         self.variance = measure_variance(runtime)
         self.scheduler = Scheduler(self.spec, 1 if self.variance else max_batch, config.max_queue)
-        self.rows = 0  # that sessions hold
+        self.sessions: set[Session] = set()
+        self.rows = 0  # that they hold, in the arena or beside it
+        self.capacity = self.arena.budget + config.spill_memory // max(self.arena.row_bytes, 1)
         self.batches: Counter[int] = Counter()  # runs made, by their number of rows
         self.busy: Counter[int] = Counter()  # nanoseconds in them
         self.last_run = 0.0  # time.time() when the last one began
@@ -106,10 +109,20 @@ class Runner:
         session.slots = [INITIAL_SLOT] * session.batch
         session.loaded = None
 
+    def enter(self, session: Session) -> None:
+        """The session is here from now on."""
+        self.sessions.add(session)
+        self.rows += session.batch
+
     def leave(self, session: Session, error: StatecellError) -> None:
         """The session is here no more; `error` tells those who wait for it."""
         self.abandon(session, error)
         self.release(session)
+        self.forget(session)
+
+    def forget(self, session: Session) -> None:
+        """It no longer counts."""
+        self.sessions.remove(session)
         self.rows -= session.batch
 
     def _wake(self) -> None:
@@ -141,8 +154,11 @@ class Runner:
     def _equip(self, step: Step) -> bool:
         """Gives the step the slots of its next run; False where there is nothing left to run."""
         if not step.failed and not step.slots:
+            rows = step.inputs.rows
+            if self.arena.room < rows:
+                spill(self.arena, self.sessions, rows - self.arena.room)
             try:
-                step.slots = self.arena.allocate(step.inputs.rows)
+                step.slots = self.arena.allocate(rows)
             except StatecellError as error:
                 step.errors = dict.fromkeys(range(len(step.sessions)), error)
         if step.failed:

@@ -50,13 +50,12 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
 
     @unary
     async def ListModels(self, _: pb.ListModelsRequest) -> pb.ListModelsResponse:
-        engine = self._engine
-        return pb.ListModelsResponse(models=[write_model(r, engine.sessions_of(r)) for r in engine.models])
+        return pb.ListModelsResponse(models=[write_model(runner) for runner in self._engine.models])
 
     @unary
     async def GetModel(self, request: pb.GetModelRequest) -> pb.GetModelResponse:
         runner = self._engine.models.get(request.name, request.version)
-        return pb.GetModelResponse(model=write_model(runner, self._engine.sessions_of(runner)))
+        return pb.GetModelResponse(model=write_model(runner))
 
     @unary
     async def Infer(self, request: pb.InferRequest) -> pb.InferResponse:

@@ -4,6 +4,9 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from statecell.spec import ModelSpec
+from statecell.tensor import Array
+
 from statecell_server.errors import InternalError, SnapshotMismatch, StatecellError
 from statecell_server.record import Record
 from statecell_server.repository import Repository
@@ -134,12 +137,17 @@ class Takeover:
 
 def _set(session: Session, runner: Runner, record: Record) -> None:
     """The state, where it stands and the last reply, as the record has them. Raises SnapshotMismatch."""
-    expected = {s.input: (s.dtype, s.sized(batch=record.batch)) for s in runner.spec.states}
-    found = {name: (array.dtype.name, array.shape) for name, array in record.states.items()}
-    if found != expected:
-        raise SnapshotMismatch(f"the record of session {session.id} has the states {found}, its model {expected}")
-    session.loaded = list(record.states.values())
+    session.loaded = states_of(record, runner.spec)
     session.step_index, session.fence, session.stale, session.last = record.step_index, record.fence, False, None
     if record.reply_start >= 0:
         outputs = [record.outputs[t.name] for t in runner.spec.outputs]
         session.last = Reply(record.reply_start, record.step_index - record.reply_start, outputs, 0)
+
+
+def states_of(record: Record, spec: ModelSpec) -> list[Array]:
+    """The record's states in the spec's order. Raises SnapshotMismatch."""
+    expected = {s.input: (s.dtype, s.sized(batch=record.batch)) for s in spec.states}
+    found = {name: (array.dtype.name, array.shape) for name, array in record.states.items()}
+    if found != expected:
+        raise SnapshotMismatch(f"a session's record has the states {found}, its model {expected}")
+    return [record.states[s.input] for s in spec.states]

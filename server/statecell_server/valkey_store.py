@@ -110,11 +110,15 @@ class ValkeyStore:
                     return await call()
                 except NoConnection:
                     return await call()
+                except RuntimeError:
+                    # uvloop's word for a transport that was closed; valkey-py does not know it and would keep the connection.
+                    await self._client.connection_pool.disconnect(inuse_connections=False)
+                    return await call()
         except OutOfMemoryError as error:
             raise StoreFull(f"the store at {self.address} is out of memory: {error}") from error
         except TimeoutError as error:
             raise StoreUnavailable(f"the store at {self.address} did not answer within {self._timeout:g} s") from error
-        except (ValkeyError, OSError) as error:
+        except (ValkeyError, OSError, RuntimeError) as error:
             raise StoreUnavailable(f"the store at {self.address} does not answer: {error}") from error
 
     async def _check(self) -> None:

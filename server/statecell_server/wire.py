@@ -62,7 +62,7 @@ def write_tensors(arrays: Iterable[tuple[str, Array]]) -> list[tensor_pb2.Tensor
     return [pack(name, array) for name, array in arrays]
 
 
-def write_model(runner: Runner, sessions: int) -> model_pb2.Model:
+def write_model(runner: Runner) -> model_pb2.Model:
     return model_pb2.Model(
         name=runner.name,
         version=runner.version,
@@ -70,7 +70,7 @@ def write_model(runner: Runner, sessions: int) -> model_pb2.Model:
         digest=runner.runtime.digest,
         runtime=runner.runtime.name,
         device=runner.runtime.device,
-        session_count=sessions,
+        session_count=len(runner.sessions),
         batch_invariant=not runner.variance,
         note=f"{runner.variance}; every step runs alone" if runner.variance else "",
     )

@@ -15,8 +15,11 @@ from tests.faults.replicas import Redis, Replica
 from tests.server.caller import Caller, reason_of
 
 
-async def test_a_rolling_restart_fails_no_step(model: Path, redis: Redis, local: LocalRun, figures: Figures) -> None:
-    flags = ("--store", redis.url, "--drain-seconds", "5")
+@pytest.mark.parametrize("durability", ["every_step", "every=8"])
+async def test_a_rolling_restart_fails_no_step(
+    durability: str, model: Path, redis: Redis, local: LocalRun, figures: Figures
+) -> None:
+    flags = ("--store", redis.url, "--drain-seconds", "5", "--durability", durability)
     with Replica(model, *flags) as a, Replica(model, *flags) as b:
         async with Load([a.address, b.address], sessions=32) as load:
             for replica in (a, b, a, b):
@@ -26,7 +29,7 @@ async def test_a_rolling_restart_fails_no_step(model: Path, redis: Redis, local:
                 assert time.monotonic() - began < 5
                 await asyncio.to_thread(replica.start)
             await load.progress(5)
-            figures.add(await load.verify("two rolling restarts", local))
+            figures.add(await load.verify(f"two rolling restarts, {durability}", local))
 
 
 def test_a_drain_hands_over_what_was_not_in_the_store_yet(model: Path, redis: Redis, local: LocalRun) -> None:

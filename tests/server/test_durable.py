@@ -108,14 +108,6 @@ async def test_a_step_without_index_runs_on_what_another_server_left(pair: Pair)
     np.testing.assert_array_equal(answers, await expected(a, 5))
 
 
-async def test_steps_that_are_sent_ahead_to_a_server_that_has_to_load_keep_their_order(pair: Pair) -> None:
-    a, b, _ = pair
-    session = await a.create("lstm", durable=True)
-    first = await step(a, session.id, 0)
-    rest = await asyncio.gather(*(step(b, session.id, i) for i in range(1, 12)))
-    np.testing.assert_array_equal([first, *rest], await expected(a, 12))
-
-
 async def test_two_servers_at_once_take_every_step_once(pair: Pair) -> None:
     a, b, _ = pair
     session = await a.create("lstm", durable=True)
@@ -222,7 +214,7 @@ async def test_sessions_expire_in_the_store_too(models: Path) -> None:
 
 
 async def test_a_full_server_lets_go_of_idle_durable_sessions_and_loads_them_again(models: Path) -> None:
-    async with engines(models, MemoryStore(ttl=60), 1, state_memory=4 * 320) as (engine,):  # room for four
+    async with engines(models, MemoryStore(ttl=60), 1, state_memory=4 * 320, spill_memory=0) as (engine,):  # room for four
         sessions = [await engine.create("lstm", durable=True) for _ in range(9)]
         assert len(engine.sessions) == 4
         want = await expected(engine, 2)
@@ -234,7 +226,7 @@ async def test_a_full_server_lets_go_of_idle_durable_sessions_and_loads_them_aga
 async def test_a_draining_server_sends_durable_sessions_to_another(pair: Pair) -> None:
     a, b, _ = pair
     session = await a.create("lstm", durable=True)
-    a.draining = True
+    await a.drain()
     with pytest.raises(Draining):
         await step(a, session.id, 0)
     with pytest.raises(Draining):
@@ -320,3 +312,61 @@ async def test_a_step_whose_write_fails_leaves_the_state_as_it_was(models: Path)
         assert (session.step_index, engine.runner(session).arena.used) == (1, used)
         store.broken = False
         np.testing.assert_array_equal([await step(engine, session.id, i) for i in (1, 2)], want[1:])
+
+
+class LateStore(MemoryStore):
+    """A store that takes its time, for the first call the longest."""
+
+    def __init__(self) -> None:
+        super().__init__(ttl=60)
+        self.seconds = [0.1, 0.05]
+        self.writing = asyncio.Event()
+
+    async def load(self, session_ids: Sequence[str]) -> list[bytes | None]:
+        await self.wait()
+        return await super().load(session_ids)
+
+    async def write(self, writes: Sequence[Write]) -> list[StatecellError | None]:
+        self.writing.set()
+        await self.wait()
+        return await super().write(writes)
+
+    async def wait(self) -> None:
+        await asyncio.sleep(self.seconds.pop(0) if self.seconds else 0)
+
+
+async def test_steps_that_are_sent_ahead_to_a_server_that_has_to_load_keep_their_order(models: Path) -> None:
+    store = LateStore()
+    async with engines(models, store) as (a, b):
+        session = await a.create("lstm", durable=True)
+        first = await step(a, session.id, 0)
+        store.seconds = [0.1, 0.05, 0.02]
+        rest = await asyncio.gather(*(step(b, session.id, i) for i in range(1, 12)))
+        np.testing.assert_array_equal([first, *rest], await expected(a, 12))
+
+
+async def test_a_step_that_is_cancelled_while_it_is_written_has_happened(models: Path) -> None:
+    """The store has it; only its caller has gone. Repeated, it gives its reply."""
+    store = LateStore()
+    async with engines(models, store, 1) as (engine,):
+        session = await engine.create("lstm", durable=True)
+        store.writing.clear()
+        store.seconds = [0.1]
+        cancelled = asyncio.create_task(step(engine, session.id, 0))
+        await store.writing.wait()
+        cancelled.cancel()
+        await asyncio.sleep(0.2)
+        assert session.step_index == 1
+        np.testing.assert_array_equal([await step(engine, session.id, i) for i in (0, 1)], await expected(engine, 2))
+
+
+async def test_a_session_in_memory_does_not_wait_for_the_store(models: Path) -> None:
+    store = LateStore()
+    async with engines(models, store, 1) as (engine,):
+        durable, volatile = await engine.create("lstm", durable=True), await engine.create("lstm")
+        store.seconds = [0.5]
+        waiting = asyncio.create_task(step(engine, durable.id, 0))
+        for i in range(16):
+            await step(engine, volatile.id, i)
+        assert not waiting.done()
+        await waiting

@@ -130,7 +130,7 @@ def test_a_session_of_a_server_that_is_gone_is_lost_not_unknown(caller: Caller, 
 
 def test_sessions_beyond_the_memory_for_states_are_refused_and_room_is_found_again(serve: Serve) -> None:
     row = 2 * 2 * 20 * 4
-    with serve("--state-memory", str(row * 3)) as server:
+    with serve("--state-memory", str(row * 3), "--spill-memory", "0") as server:
         caller = Caller(server.address)
         ids = [caller.create("lstm") for _ in range(3)]
         with pytest.raises(grpc.RpcError) as error:
@@ -143,6 +143,29 @@ def test_sessions_beyond_the_memory_for_states_are_refused_and_room_is_found_aga
             caller.step(session, X, 0)
         caller.stub.DeleteSession(pb.DeleteSessionRequest(session_id=ids[0]))
         assert np.array_equal(caller.step(caller.create("lstm"), X), caller.infer("lstm", X)["y"])
+        caller.channel.close()
+
+
+def test_idle_sessions_make_room_and_come_back_as_they_were(serve: Serve) -> None:
+    row = 2 * 2 * 20 * 4
+    with serve("--state-memory", str(row * 2), "--spill-memory", str(row * 600), "--max-batch", "4") as server:
+        caller = Caller(server.address)
+        ids = [caller.create("lstm", batch) for batch in (1, 2) for _ in range(100)]
+        twins = [
+            fork.session_id for fork in caller.stub.ForkSession(pb.ForkSessionRequest(session_id=ids[0], count=10)).sessions
+        ]
+        expected = {batch: caller.infer("lstm", np.repeat(X, batch, 1))["y"] for batch in (1, 2)}
+        for t in range(3):
+            for i, session in enumerate(ids):
+                batch = 1 + i // 100
+                y = caller.step(session, np.repeat(X[t : t + 1], batch, 1), t)
+                assert np.array_equal(y, expected[batch][t : t + 1])
+        for twin in twins:
+            assert np.array_equal(caller.step(twin, X, 0), expected[1])
+        assert caller.index(ids[7]) == 3
+        more = caller.stub.ForkSession(pb.ForkSessionRequest(session_id=ids[7], count=5)).sessions
+        for fork in more:
+            assert np.array_equal(caller.step(fork.session_id, X[3:], 3), expected[1][3:])
         caller.channel.close()
 
 

@@ -1,0 +1,182 @@
+"""The statecell-export command, as a person types it."""
+
+import pickle
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from statecell_export.__main__ import app
+from torch import nn
+from typer.testing import CliRunner, Result
+
+from tests.export import strangers
+
+FACTORY = """
+import torch
+from torch import nn
+
+class Tagger(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.lstm, self.head = nn.Embedding(20, 6), nn.LSTM(6, 8), nn.Linear(8, 5)
+
+    def forward(self, tokens):
+        return self.head(self.lstm(self.embedding(tokens))[0])
+
+def make():
+    return Tagger()
+
+def with_example():
+    return Tagger(), torch.randint(20, (6, 2))
+
+def number():
+    return 3
+"""
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with tagger.py and weights.pt, and the current one."""
+    (tmp_path / "tagger_for_tests.py").write_text(FACTORY)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "200")
+    sys.modules.pop("tagger_for_tests", None)
+    import tagger_for_tests  # type: ignore[import-not-found]
+
+    torch.manual_seed(7)
+    torch.save(tagger_for_tests.make().state_dict(), "weights.pt")
+    return tmp_path
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments))
+
+
+def told(result: Result) -> str:
+    return re.sub(r"\s+", " ", result.output)
+
+
+MODULE = ("module", "tagger_for_tests:make", "--checkpoint", "weights.pt", "--name", "tagger")
+
+
+def test_module_with_checkpoint_is_exported_verified_and_inspected(workplace: Path) -> None:
+    result = run(*MODULE, "--example", "tokens:int64[seq_len,batch]")
+    assert result.exit_code == 0, result.output
+    assert "models/tagger/1" in result.output
+    assert run("verify", "models/tagger").exit_code == 0
+    again = run("verify", "models/tagger/1", "--module", "tagger_for_tests:with_example", "--checkpoint", "weights.pt")
+    assert again.exit_code == 0, again.output
+    assert "comparisons with float64" in again.output
+    for file in ("model.onnx", "model.pt"):
+        seen = run("inspect", f"models/tagger/1/{file}")
+        assert seen.exit_code == 0, seen.output
+        assert "tokens int64[seq_len, batch]" in seen.output
+        assert "h_0 -> h_n float32[1, batch, 8]" in seen.output
+
+
+def test_verify_notices_another_module(workplace: Path) -> None:
+    run("module", "tagger_for_tests:with_example", "--checkpoint", "weights.pt", "--name", "tagger")
+    result = run("verify", "models/tagger", "--module", "tagger_for_tests:with_example")
+    assert result.exit_code == 1
+    assert "VerificationError: model.onnx: 'y' is off by" in told(result)
+
+
+def test_verify_notices_a_changed_artifact(workplace: Path) -> None:
+    run("module", "tagger_for_tests:with_example", "--name", "tagger")
+    run("module", "tagger_for_tests:with_example", "--name", "other")
+    Path("models/tagger/1/model.pt").write_bytes(Path("models/other/1/model.pt").read_bytes())
+    result = run("verify", "models/tagger")
+    assert result.exit_code == 1
+    assert "carry different specs" in told(result)
+
+
+def test_adopt_and_inspect_a_stranger(workplace: Path) -> None:
+    strangers.vad(workplace / "stranger.onnx")
+    seen = run("inspect", "stranger.onnx")
+    assert seen.exit_code == 0, seen.output
+    assert "LSTM in If 'which'" in seen.output
+    assert "state -> stateN, by name and shape" in seen.output
+    options = ("--state", "state:stateN", "--constant", "sr=16000", "--example", "input:float32[batch,32]")
+    result = run("adopt", "stranger.onnx", "--name", "vad", *options)
+    assert result.exit_code == 0, result.output
+    assert run("verify", "models/vad").exit_code == 0
+    assert "state -> stateN float32[2, batch, 6], begins at 0" in run("inspect", "models/vad").output
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda weights: weights.pop("head.bias"), "missing head.bias; unexpected nothing"),
+        (lambda weights: weights.update(extra=torch.zeros(1)), "missing nothing; unexpected extra"),
+        (lambda weights: weights.update({"head.bias": torch.zeros(9)}), "'head.bias' is [9], Tagger has [5]"),
+    ],
+)
+def test_checkpoint_that_does_not_fit_names_its_keys(workplace: Path, change: object, message: str) -> None:
+    weights = torch.load("weights.pt", weights_only=True)
+    change(weights)  # type: ignore[operator]
+    torch.save(weights, "weights.pt")
+    result = run(*MODULE, "--example", "tokens:int64[seq_len,batch]")
+    assert result.exit_code == 1
+    assert "CheckpointError: weights.pt" in told(result)
+    assert message in told(result)
+    assert not Path("models").exists()
+
+
+def test_wrapped_and_prefixed_checkpoint_is_read(workplace: Path) -> None:
+    weights = torch.load("weights.pt", weights_only=True)
+    torch.save({"epoch": 3, "state_dict": {f"module.{key}": value for key, value in weights.items()}}, "weights.pt")
+    assert run(*MODULE, "--example", "tokens:int64[seq_len,batch]").exit_code == 0
+
+
+class Trap:
+    """Runs code when it is unpickled."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return Path.touch, (Path("sprung"),)  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("kind", ["pickle", "module", "text", "absent"])
+def test_checkpoint_that_is_no_plain_one_is_refused_and_runs_nothing(workplace: Path, kind: str) -> None:
+    path = Path("weights.pt")
+    path.unlink()
+    if kind == "pickle":
+        path.write_bytes(pickle.dumps(Trap()))
+    elif kind == "module":
+        torch.save(nn.LSTM(3, 6), path)
+    elif kind == "text":
+        path.write_text("hello")
+    result = run(*MODULE, "--example", "tokens:int64[seq_len,batch]")
+    assert result.exit_code == 1
+    assert "CheckpointError: weights.pt" in told(result)
+    assert not Path("sprung").exists()
+    assert not Path("models").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("module", "tagger_for_tests", "--name", "t"), "write it as pkg.mod:factory"),
+        (("module", "no_such_module_here:make", "--name", "t"), "run from the folder that holds it"),
+        (("module", "tagger_for_tests:nothing", "--name", "t"), "has no attribute 'nothing'"),
+        (("module", "tagger_for_tests:number", "--name", "t"), "made a int, expected an nn.Module"),
+        (("module", "tagger_for_tests:make", "--name", "t"), "an example is needed"),
+        (("adopt", "weights.pt", "--name", "t"), "is not an ONNX file"),
+        (("adopt", "weights.pt", "--name", "t", "--state", "h"), "write it as NAME:VALUE"),
+        (("inspect", "weights.pt"), "cannot be read"),
+        (("inspect", "nothing.onnx"), "does not exist"),
+        (("verify", "nothing"), "holds neither model.onnx nor model.pt"),
+    ],
+)
+def test_mistake_is_told_in_one_message(workplace: Path, arguments: tuple[str, ...], message: str) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 1
+    assert message in told(result)
+    assert "Traceback" not in result.output
+
+
+def test_every_command_has_help_with_an_example() -> None:
+    for command in ("examples", "module", "adopt", "verify", "inspect"):
+        assert f"Example: statecell-export {command}" in told(run(command, "--help"))
