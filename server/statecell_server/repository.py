@@ -51,7 +51,8 @@ class Repository:
                 raise LoadError(f"--runtime names {name!r}, which is no model; there are {', '.join(sorted(self._runners))}")
 
     def _folders(self) -> list[Path]:
-        return sorted({path.parent for path in self._config.models.glob("*/*/model.*")})
+        # Not those that begin with a dot: an export under way is written there.
+        return sorted({path.parent for path in self._config.models.glob("[!.]*/*/model.*")})
 
     def _load(self, folder: Path) -> Runner:
         name, version = folder.parts[-2:]
