@@ -103,7 +103,7 @@ class Engine:
 
     @staticmethod
     def _users(runner: Runner) -> int:
-        return runner.scheduler.waiting + runner.sessions
+        return runner.scheduler.waiting + len(runner.sessions)
 
     async def load(self, model: str) -> None:
         """Takes in the model's versions that are in the folder. Raises ModelNotFound, ModelRefused."""

@@ -102,7 +102,7 @@ class Repository:
         if folder in self._idle and folder.exists():
             await self._bring(folder)
 
-    async def refresh(self, in_use: Callable[[Runner], bool]) -> bool:
+    async def refresh(self, in_use: Callable[[Runner], int]) -> bool:
         """Takes new versions in, and unloads those that are older than the newest and not in use. Whether any changed."""
         before = list(self)
         for folder in self._folders():
