@@ -13,6 +13,7 @@ from statecell_server.config import Config, ConfigError
 from statecell_server.engine import Engine
 from statecell_server.errors import Draining, InvalidRequest, ModelNotFound, StatecellError
 from statecell_server.inputs import check_outputs
+from statecell_server.oip_model import write_config, write_metadata, write_statistics
 from statecell_server.oip_stream import InferStream
 from statecell_server.oip_wire import (
     read_inputs,
@@ -20,9 +21,6 @@ from statecell_server.oip_wire import (
     read_parameters,
     read_sequence,
     write_answer,
-    write_config,
-    write_metadata,
-    write_statistics,
     write_streamed,
     write_streamed_error,
 )

@@ -22,6 +22,7 @@ class InferStream:
         self._context = context
         self._open: set[asyncio.Task[None]] = set()
         self._ready: deque[pb.ModelStreamInferResponse] = deque()
+        self._broken: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
         self._room = asyncio.Event()
 
@@ -30,13 +31,15 @@ class InferStream:
         self._reader = asyncio.create_task(self._read())
         self._reader.add_done_callback(lambda _: self._changed.set())
         try:
-            while self._ready or self._open or not self._reader.done():
+            while self._broken is None and (self._ready or self._open or not self._reader.done()):
                 if self._ready:
                     await self._context.write(self._ready.popleft())
                     self._room.set()
                 else:
                     self._changed.clear()
                     await self._changed.wait()
+            if self._broken is not None:
+                self._broken.result()
             if not self._reader.cancelled():
                 self._reader.result()
         finally:
@@ -52,11 +55,16 @@ class InferStream:
         while (request := await self._context.read()) is not grpc.aio.EOF:
             task = asyncio.create_task(self._answer(request))
             self._open.add(task)
-            task.add_done_callback(self._open.discard)
+            task.add_done_callback(self._close)
             while len(self._open) + len(self._ready) >= WINDOW:
                 self._room.clear()
                 await self._room.wait()
 
+    def _close(self, task: asyncio.Task[None]) -> None:
+        self._open.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self._broken = task  # no error of a request, but of ours: nothing that follows can be trusted to be answered
+        self._changed.set()
+
     async def _answer(self, request: pb.ModelInferRequest) -> None:
         self._ready.append(await self._infer(request))
-        self._changed.set()

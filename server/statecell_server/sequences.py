@@ -2,70 +2,22 @@
 
 import asyncio
 import contextlib
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from statecell.spec import ModelSpec
 from statecell.tensor import Array
 
+from statecell_server.ended import Ended
 from statecell_server.engine import Engine
 from statecell_server.errors import InvalidRequest, SessionExists, SessionLost, SessionNotFound, StatecellError, StepOutOfOrder
 from statecell_server.inputs import check_outputs, split_states
 from statecell_server.roll import Roll
-from statecell_server.runner import Runner
-from statecell_server.sessions import DURABLE, Session
+from statecell_server.sessions import Session
+from statecell_server.turn import Answer, Key, Turn, session_id
 
 REMEMBERED_IDS = 16
 """Request ids of a live sequence that are recognised when they come again."""
-ENDED_BYTES = 16 << 20
-"""Memory for the last answers of sequences that have ended, in case their requests come again."""
-ENTRY_BYTES = 256
-
-Key = tuple[str, str]  # model, sequence id
-
-
-def session_id(key: Key, *, durable: bool = False) -> str:
-    """The id of the session behind a sequence, for those who want to look at it by other means."""
-    return f"{DURABLE if durable else ''}sequence/{key[0]}/{key[1]}"
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """One request of a sequence."""
-
-    model: str
-    version: str  # "": the newest, or the one that the sequence was started on
-    sequence_id: str
-    tensors: Mapping[str, Array]
-    request_id: str = ""  # "": a request like no other
-    start: bool = False
-    end: bool = False
-    replace: bool = False  # `start` ends a live sequence of this id, which would be an error otherwise
-    durable: bool = False
-    step_index: int | None = None  # None: wherever the sequence stands
-    outputs: tuple[str, ...] = ()  # those that will be asked for; they must exist
-
-    @property
-    def key(self) -> Key:
-        return self.model, self.sequence_id
-
-    def content(self) -> int:
-        """What tells this request from another one of the same id."""
-        return hash((self.start, self.end, *((name, a.shape, a.tobytes()) for name, a in sorted(self.tensors.items()))))
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """The outputs by name, and the sequence's step_index after them."""
-
-    runner: Runner
-    outputs: dict[str, Array]
-    step_index: int
-
-    @property
-    def nbytes(self) -> int:
-        return ENTRY_BYTES + sum(array.nbytes for array in self.outputs.values())
 
 
 @dataclass(slots=True)
@@ -103,8 +55,7 @@ class Sequences:
         self._roll = roll
         self._sequences: dict[Key, Sequence] = {}
         self._prune_at = 1024
-        self._ended: OrderedDict[Key, tuple[str, int, Answer]] = OrderedDict()  # request id, its content, its answer
-        self._ended_bytes = 0
+        self._ended = Ended()
 
     async def step(self, turn: Turn) -> Answer:
         """Advances the sequence, and begins or ends it where the turn says so.
@@ -131,8 +82,8 @@ class Sequences:
     async def _step(self, sequence: Sequence, turn: Turn) -> Answer:
         session = self._known(turn.key) or await self._attached(turn)
         if session is not None and (index := sequence.repeated(turn)) is not None:
-            return await self._answer(session, turn, index)
-        if session is None and (ended := self._repeated_end(turn)) is not None:
+            return await self._answer(sequence, session, turn, index)
+        if session is None and (ended := self._ended.repeated(turn)) is not None:
             return ended
         if turn.start:
             return await self._begin(sequence, turn, session)
@@ -175,7 +126,7 @@ class Sequences:
         sequence.applied.clear()
         if not session.durable:
             self._roll.begin(session.id)
-        self._forget_end(turn.key)
+        self._ended.forget(turn.key)
         try:
             return await self._go_on(sequence, session, turn)
         except BaseException:
@@ -185,46 +136,29 @@ class Sequences:
     async def _go_on(self, sequence: Sequence, session: Session, turn: Turn) -> Answer:
         index = session.next_index if turn.step_index is None else turn.step_index
         try:
-            answer = await self._answer(session, turn, index)
+            return await self._answer(sequence, session, turn, index)
         except StepOutOfOrder:
             moved = self._known(turn.key)
             if turn.step_index is not None or moved is None or moved.next_index == index:
                 raise
             return await self._go_on(sequence, moved, turn)  # another server has moved it on
-        sequence.apply(turn, index)
-        return answer
 
-    async def _answer(self, session: Session, turn: Turn, index: int) -> Answer:
+    async def _answer(self, sequence: Sequence, session: Session, turn: Turn, index: int) -> Answer:
         runner = self._engine.runner(session)
         check_outputs(turn.outputs, runner.output_names)
         tensors = split_states(runner.spec, turn.tensors)[0] if turn.start else turn.tensors
         answer = Answer(runner, *await self._engine.step(session.id, tensors, index))
+        sequence.apply(turn, index)
         if turn.end:
-            await self._end(session, turn, answer)
+            await self._delete(session)
+            self._ended.add(turn, answer)
         return answer
-
-    async def _end(self, session: Session, turn: Turn, answer: Answer) -> None:
-        await self._delete(session)
-        self._ended[turn.key] = turn.request_id, turn.content() if turn.request_id else 0, answer
-        self._ended_bytes += answer.nbytes
-        while self._ended_bytes > ENDED_BYTES:
-            self._forget_end(next(iter(self._ended)))
-
-    def _repeated_end(self, turn: Turn) -> Answer | None:
-        """The answer to the request that ended the sequence, if this is that request again."""
-        request_id, content, answer = self._ended.get(turn.key, ("", 0, None))
-        return answer if request_id and (request_id, content) == (turn.request_id, turn.content()) else None
 
     async def _delete(self, session: Session) -> None:
         """Unless somebody else has done so meanwhile."""
         with contextlib.suppress(SessionNotFound):
             await self._engine.delete(session.id)
         self._roll.end(session.id)
-
-    def _forget_end(self, key: Key) -> None:
-        old = self._ended.pop(key, None)
-        if old is not None:
-            self._ended_bytes -= old[2].nbytes
 
     def _absent(self, turn: Turn) -> StatecellError:
         """Why there is nothing to go on with."""
