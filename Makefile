@@ -12,7 +12,7 @@ PROTO_BIN := .venv-protos/bin
 PROTO_FILES := $(shell cd protos && find statecell -name '*.proto')
 SOURCES := protos export server clients/python deploy docs tests bench
 
-.PHONY: help venv train export serve demo test faults lint format protos protos-check outside bench bench-durability image clean
+.PHONY: help venv train export serve demo test faults lint format protos protos-check clients outside bench bench-durability image clean
 
 help:  ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -72,6 +72,10 @@ protos-check: $(PROTO_BIN)/.installed  ## Fail where the checked-in generated co
 	@cd .venv-protos/check && for f in $$(find statecell -type f); do \
 	  diff -q $$f ../../protos/$$f >/dev/null || { echo "protos/$$f is stale: run make protos"; exit 1; }; done
 	@echo "generated code is up to date"
+
+clients:  ## Build the clients for Node and C++ (needs npm; cmake, g++, libgrpc++-dev, protobuf-compiler-grpc)
+	cd clients/node && npm ci && npm run build
+	cmake -S clients/cpp -B clients/cpp/build && cmake --build clients/cpp/build --parallel
 
 outside:  ## Install other people's clients, for the tests that use them (tritonclient, perf_analyzer, buf)
 	PYTHON=$(PYTHON) .ci/outside
