@@ -1,5 +1,6 @@
 """A stranger's load: NVIDIA's perf_analyzer against the Open Inference Protocol, unary and streaming."""
 
+import json
 import os
 import re
 import subprocess
@@ -14,10 +15,10 @@ import grpc
 from statecell.oip import inference_pb2 as pb
 from statecell.oip import inference_pb2_grpc
 
-from bench.process import ROOT, ProcessError, Server, listening, start
+from bench.process import ROOT, ProcessError, Server, listening, module, output, start
 from bench.results import Measurement, Values
 from bench.serving import statecell
-from bench.setup import SHAPES, Setup, SetupError
+from bench.setup import SHAPES, Setup, SetupError, repository
 
 TRITON = ROOT / ".venv-triton"
 CONCURRENCY = (1, 16, 64, 256)
@@ -62,12 +63,19 @@ def part(setup: Setup) -> Iterator[list[Measurement]]:
     with ExitStack() as stack:
         found = []
         for model in SHAPES:
+            found.append(Measurement(f"oip/{model}/inside", partial(_inside, model, setup)))
             server = stack.enter_context(listening(statecell(model), setup.server_core))
             for front in FRONTS:
                 for concurrency in CONCURRENCY:
                     run = partial(measure, model, front, concurrency, server, setup)
                     found.append(Measurement(f"oip/{model}/{front} {concurrency}", run))
         yield found
+
+
+def _inside(model: str, setup: Setup) -> Values:
+    arguments = repository(model), model, SHAPES[model][1], setup.seconds
+    values: Values = json.loads(output(module("bench.oip_inside", *arguments), setup.server_core)[0])
+    return values
 
 
 def measure(model: str, front: str, concurrency: int, server: Server, setup: Setup) -> Values:

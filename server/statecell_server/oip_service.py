@@ -94,7 +94,7 @@ class GRPCInferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
 
     @unary
     async def ModelInfer(self, request: pb.ModelInferRequest) -> pb.ModelInferResponse:
-        return await self._infer(request)
+        return await self.answer(request)
 
     async def ModelStreamInfer(self, _: AsyncIterator[pb.ModelInferRequest], context: Context) -> None:
         stream = InferStream(self._infer_streamed, context)
@@ -109,11 +109,12 @@ class GRPCInferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
 
     async def _infer_streamed(self, request: pb.ModelInferRequest) -> pb.ModelStreamInferResponse:
         try:
-            return write_streamed(await self._infer(request))
+            return write_streamed(await self.answer(request))
         except StatecellError as error:
             return write_streamed_error(request, error)
 
-    async def _infer(self, request: pb.ModelInferRequest) -> pb.ModelInferResponse:
+    async def answer(self, request: pb.ModelInferRequest) -> pb.ModelInferResponse:
+        """ModelInfer without its transport. Raises StatecellError."""
         began = time.perf_counter_ns()
         try:
             answer = await self._call(request)
