@@ -54,6 +54,8 @@ def command(model: str, front: str, concurrency: int, address: str, requests: in
         raise SetupError(f"there is no perf_analyzer in {TRITON}; install it with: make outside")
     where = ["-m", model, "-u", address, "-i", "grpc", "--shape", f"x:1,1,{SHAPES[model][1]}"]
     how = ["--sequence-length", str(SEQUENCE_LENGTH), "--concurrency-range", str(concurrency), "--input-data", "zero"]
+    # It leaves sequences live behind it, and begins with the same ids again.
+    how += ["--request-parameter", "sequence_replace:true:bool"]
     return [str(TRITON / "bin" / "perf_analyzer"), *where, *how, "--request-count", str(requests), *FRONTS[front]]
 
 
