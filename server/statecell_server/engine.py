@@ -1,6 +1,7 @@
 """Engine: everything that a client can ask for. Knows neither protobuf nor gRPC."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -28,6 +29,8 @@ from statecell_server.snapshot import Snapshot
 from statecell_server.store import StateStore
 from statecell_server.takeover import Takeover, states_of
 from statecell_server.ticket import ROUNDS, Ticket
+
+log = logging.getLogger(__name__)
 
 Tensors = Mapping[str, Array]
 
@@ -80,7 +83,11 @@ class Engine:
             now = time.time()
             for session in self.sessions.expire(now):
                 self.runner(session).leave(session, self.sessions.absent(session.id))
-            self._save(s for s in self.sessions if s.ahead and not s.pending and now - s.used > IDLE_SECONDS)
+            if self._config.save_every > 1:
+                self._save(s for s in self.sessions if s.ahead and not s.pending and now - s.used > IDLE_SECONDS)
+            if self._takeover is not None and self._takeover.taken:
+                log.info("took over %d sessions from other servers", self._takeover.taken)
+                self._takeover.taken = 0
 
     async def _poll(self) -> None:
         while True:

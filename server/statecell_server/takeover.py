@@ -33,6 +33,7 @@ class Takeover:
     ) -> None:
         """`enter` makes a session known; it raises where there is no room."""
         self.store = store
+        self.taken = 0  # sessions that other servers had before
         self._sessions = sessions
         self._models = models
         self._enter = enter
@@ -127,12 +128,13 @@ class Takeover:
             session = Session(session_id, runner.name, runner.version, record.batch, durable=True, created=record.created)
             _set(session, runner, record)
             self._enter(session, runner)
-            log.info("took over session %s at step_index %d from %s", session_id[:16], record.step_index, record.owner)
+            self.taken += record.owner != self._sessions.mark
+            log.debug("took over session %s at step_index %d from %s", session_id[:16], record.step_index, record.owner)
         elif session.fence != record.fence or session.stale:
             runner.abandon(session, contended(session_id))
             runner.release(session)
             _set(session, runner, record)
-            log.info("session %s was moved on to step_index %d by %s", session_id[:16], record.step_index, record.owner)
+            log.debug("session %s was moved on to step_index %d by %s", session_id[:16], record.step_index, record.owner)
 
 
 def _set(session: Session, runner: Runner, record: Record) -> None:

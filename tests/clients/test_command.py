@@ -16,6 +16,8 @@ from statecell_client import Client, Snapshot
 from statecell_client.cli.app import app
 from typer.testing import CliRunner, Result
 
+from tests.conftest import Serve
+
 Statecell = Callable[..., Result]
 XS = np.random.default_rng(0).standard_normal((50, 10)).astype(np.float32)
 
@@ -142,10 +144,10 @@ def test_each_mistake_says_what_to_do(statecell: Statecell, tmp_path: Path) -> N
     assert "one of --model, --session and --restore" in re.sub(r"[\s│]+", " ", statecell("run", good, exit_code=2).output)
 
 
-def test_watch_shows_how_fast_sessions_step(statecell: Statecell, client: Client) -> None:
-    with client.session("lstm") as session:
+def test_watch_shows_how_fast_sessions_step(statecell: Statecell, serve: Serve) -> None:
+    with serve() as server, Client(server.address) as client, client.session("lstm") as session:
         session.step(XS[0])
-        shown = statecell("watch", "--interval", "0.1", "--count", "2").output
+        shown = statecell("watch", "--server", server.address, "--interval", "0.1", "--count", "2").output
         assert session.id in shown
         assert "1 sessions, 0 steps/s" in shown
 
