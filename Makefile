@@ -12,7 +12,7 @@ PROTO_BIN := .venv-protos/bin
 PROTO_FILES := $(shell cd protos && find statecell -name '*.proto')
 SOURCES := protos export server clients/python deploy docs tests bench
 
-.PHONY: help venv venv-gpu train export serve demo test faults lint format protos protos-check clients bench bench-durability image clean
+.PHONY: help venv venv-gpu train export serve demo test faults lint format protos protos-check clients outside bench bench-durability image clean
 
 help:  ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -81,6 +81,9 @@ clients:  ## Build the clients for Node and C++ (needs npm; cmake, g++, libgrpc+
 	cd clients/node && npm ci && npm run build
 	cmake -S clients/cpp -B clients/cpp/build && cmake --build clients/cpp/build --parallel
 
+outside:  ## Install other people's clients, for the tests that use them (tritonclient, perf_analyzer, buf)
+	PYTHON=$(PYTHON) .ci/outside
+
 bench: $(STAMP)  ## Measure against the bare runtime (about five minutes)
 	$(BIN)/python -m bench.run
 
@@ -96,5 +99,5 @@ image:  ## Build the server's container image (ENGINE=docker, podman or buildah)
 	ENGINE="$(ENGINE)" IMAGE="$(IMAGE)" BASE="$(BASE)" deploy/build.sh $(BUILD_FLAGS)
 
 clean:  ## Remove what the other commands made
-	rm -rf .venv .venv-gpu .venv-protos models out
+	rm -rf .venv .venv-gpu .venv-protos .venv-triton .venv-buf models out
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from bench.growth import OPEN, STATE_BYTES, STEPPING
 from bench.limits import RUNS
+from bench.oip_inside import SEQUENCES
 from bench.results import Results
 from bench.serving import OURS, Traffic
 from bench.setup import SHAPES
@@ -44,6 +45,7 @@ def _lines(results: Results) -> Iterator[str]:
             yield from _model(results, model)
     yield from _growth(results)
     yield from _fairness(results)
+    yield from _oip(results)
 
 
 def _quiet(results: Results) -> Iterator[str]:
@@ -120,6 +122,31 @@ def _fairness(results: Results) -> Iterator[str]:
         rows.append((key.removeprefix("fairness/"), steps, p50, p99, server, client))
     head = ("16 sessions by single steps", "steps/s", "p50 us", "p99 us", "server busy", "load busy")
     yield from _table("Single steps beside a client that pushes sequences of 10,000 steps", head, rows)
+
+
+def _oip(results: Results) -> Iterator[str]:
+    rows = []
+    for key in (key for key in results.rounds if key.startswith("oip/") and not key.endswith("/inside")):
+        steps, *rest = _figures(results, key)
+        rows.append((key.removeprefix("oip/"), steps, _number(results.get(key, "batch")), *rest))
+    head = (
+        "model, front, sequences",
+        "steps/s",
+        "rows a run",
+        "p50 us",
+        "p99 us",
+        "server us/step",
+        "server busy",
+        "load busy",
+    )
+    yield from _table("perf_analyzer against the Open Inference Protocol", head, rows)
+    rows = [
+        (model, *(_number(results.get(f"oip/{model}/inside", str(count))) for count in SEQUENCES))
+        for model in SHAPES
+        if f"oip/{model}/inside" in results.rounds
+    ]
+    counts = ("CPU us a step, sequences at once", *map(str, SEQUENCES))
+    yield from _table("The same requests behind the transport: parsed, run and serialised, without gRPC", counts, rows)
 
 
 def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], level: int = 2) -> Iterator[str]:

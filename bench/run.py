@@ -15,7 +15,7 @@ from rich.markdown import Markdown
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from bench import fairness, growth, serving
+from bench import fairness, growth, oip, serving
 from bench.plots import draw
 from bench.process import ProcessError
 from bench.report import report
@@ -34,6 +34,7 @@ class Only(StrEnum):
     LARGE = "2x1024"
     GROWTH = "growth"
     FAIRNESS = "fairness"
+    OIP = "oip"
 
 
 def bench(
@@ -54,8 +55,9 @@ def bench(
         out = CACHE / "results" if out == HERE / "results" else out
     try:
         setup, load = prepare(seconds, quick=quick)
+        chosen = parts(setup, only or available())
         results = Results({"date": date.today().isoformat(), "load": load, "rounds": rounds, "seconds": seconds, **machine()})
-        measure(results, parts(setup, only or list(Only)), rounds)
+        measure(results, chosen, rounds)
     except (SetupError, ProcessError) as error:
         console.print(f"[red]bench:[/red] {escape(str(error))}", highlight=False)
         raise typer.Exit(1) from error
@@ -84,8 +86,16 @@ def prepare(seconds: float, *, quick: bool) -> tuple[Setup, str]:
 def parts(setup: Setup, only: list[Only]) -> dict[str, Part]:
     """By name."""
     every: dict[str, Part] = {model: partial(serving.part, model, setup) for model in SHAPES}
-    every |= {"growth": partial(growth.part, setup), "fairness": partial(fairness.part, setup)}
+    every |= {"growth": partial(growth.part, setup), "fairness": partial(fairness.part, setup), "oip": partial(oip.part, setup)}
     return {name: part for name, part in every.items() if name in only}
+
+
+def available() -> list[Only]:
+    """All parts whose programs are there."""
+    if oip.installed():
+        return list(Only)
+    console.print("without perf_analyzer: install it with: make outside")
+    return [only for only in Only if only is not Only.OIP]
 
 
 def measure(results: Results, chosen: dict[str, Part], rounds: int) -> None:

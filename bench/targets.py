@@ -15,6 +15,7 @@ BEYOND_STATE = 1024.0
 ARENA = 1.02
 FAIRNESS = 3.0
 FAILURES = 0.0
+OIP_STEPS: Goals = {"1x128": 10_000, "1x512": 8_000, "2x1024": 1_600}
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def possible(results: Results, model: str, echo: str, traffic: str, batch: int) 
 
 def targets(results: Results) -> list[Target]:
     """Those that were measured."""
-    return [*_shares(results), *_engine(results), *_one_session(results), *_rest(results)]
+    return [*_shares(results), *_engine(results), *_one_session(results), *_rest(results), *_oip(results)]
 
 
 def _shares(results: Results) -> Iterator[Target]:
@@ -109,3 +110,10 @@ def _rest(results: Results) -> Iterator[Target]:
             yield Target(
                 f"{model}: p99 of single steps beside pushed sequences over without", beside / quiet, FAIRNESS, unit="x"
             )
+
+
+def _oip(results: Results) -> Iterator[Target]:
+    for model, goal in OIP_STEPS.items():
+        if (measured := results.get(f"oip/{model}/unary 64", "steps_s")) is not None:
+            what = f"{model}: perf_analyzer, unary, 64 sequences"
+            yield Target(what, measured, goal, at_least=True, unit="steps/s")

@@ -68,6 +68,9 @@ def serve(
     drain_seconds: Annotated[
         float, typer.Option(help="Seconds to finish what is in flight at the end.")
     ] = DEFAULTS.drain_seconds,
+    sequence_roll: Annotated[
+        Path | None, typer.Option(help="File by which the next server knows the Open Inference Protocol's sequences as lost.")
+    ] = None,
     store: Annotated[
         str,
         typer.Option(help="Where durable sessions are kept: valkey://host:port/db (or Redis); memory to try it out."),
@@ -129,6 +132,7 @@ def serve(
             max_message=size(max_message),
             threads=threads,
             drain_seconds=drain_seconds,
+            sequence_roll=sequence_roll,
             store=store,
             store_timeout=store_timeout,
             save_every=save_every(durability),

@@ -9,17 +9,20 @@ import time
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from statecell.v1 import inference_pb2, inference_pb2_grpc
+from statecell.oip import inference_pb2_grpc as oip_pb2_grpc
+from statecell.v1 import inference_pb2_grpc
 
 from statecell_server.config import Config, ConfigError
 from statecell_server.engine import Engine
 from statecell_server.guarded_store import GuardedStore
+from statecell_server.oip_service import GRPCInferenceService
 from statecell_server.service import InferenceService
 from statecell_server.store import MemoryStore
 
+SERVICES = ("statecell.v1.InferenceService", "inference.GRPCInferenceService")
+
 log = logging.getLogger(__name__)
 
-SERVICE = "statecell.v1.InferenceService"
 LINGER_SECONDS = 0.25
 STORE = "statecell.store"
 """What grpc.health.v1 is asked for to know whether durable sessions are served."""
@@ -34,9 +37,11 @@ class App:
         self._store = self._guarded(config)
         self._engine = Engine(config, self._store, self._changed)
         self._service = InferenceService(self._engine)
+        self._oip_service = GRPCInferenceService(self._engine, config)
         self._health = health.aio.HealthServicer()
         self._stop = asyncio.Event()
         self._news = asyncio.Event()
+        self._reported: set[str] = set()
 
     def _guarded(self, config: Config) -> GuardedStore | None:
         if not config.store:
@@ -98,8 +103,8 @@ class App:
         )
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(self._service, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        names = [inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name, health.SERVICE_NAME]
-        reflection.enable_server_reflection([*names, reflection.SERVICE_NAME], server)
+        oip_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self._oip_service, server)
+        reflection.enable_server_reflection([*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
         return server
 
     async def _keep_reporting(self) -> None:
@@ -109,16 +114,18 @@ class App:
             await self._report()
 
     async def _report(self) -> None:
-        """grpc.health.v1: the server as a whole, the service, each model by its name, and the store.
+        """grpc.health.v1: the server as a whole, the services, each model by its name, and the store.
 
         A store in trouble leaves the server itself ready: sessions in its memory go on.
         """
-        ready = dict.fromkeys(("", SERVICE, *(runner.name for runner in self._engine.models)), True)
+        ready = dict.fromkeys(self._reported, False)  # those that were unloaded
+        ready |= dict.fromkeys(("", *SERVICES, *(runner.name for runner in self._engine.models)), True)
         if self._store is not None:
             ready[STORE] = not self._store.open
         for name, fine in ready.items():
             status = health_pb2.HealthCheckResponse.SERVING if fine else health_pb2.HealthCheckResponse.NOT_SERVING
             await self._health.set(name, status)
+        self._reported = set(ready)
 
     async def _drain(self, server: grpc.aio.Server) -> None:
         log.info("stopping: finishing what is in flight, for %g s at most", self._config.drain_seconds)
@@ -126,10 +133,12 @@ class App:
         await self._health.enter_graceful_shutdown()
         await asyncio.wait([asyncio.create_task(self._engine.drain())], timeout=seconds / 2)
         self._service.drain()
+        self._oip_service.drain()
         if self._store is not None:
             # Until the clients of durable sessions have heard that they are to go elsewhere: gRPC would cancel calls that
             # arrive at the moment of its stop.
             await asyncio.sleep(min(LINGER_SECONDS, seconds / 4))
         await server.stop(max(began + seconds - time.monotonic(), 0))
         await self._engine.stop()
+        self._oip_service.close()
         log.info("stopped")

@@ -31,6 +31,7 @@ class Config:
     max_message: int = 64 << 20
     threads: int = 1
     drain_seconds: float = 10.0
+    sequence_roll: Path | None = None
     store: str = ""
     store_timeout: float = 0.5
     save_every: int = 1

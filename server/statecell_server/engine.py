@@ -92,7 +92,7 @@ class Engine:
     async def _poll(self) -> None:
         while True:
             await asyncio.sleep(self._config.poll_models)
-            if await self.models.refresh(lambda r: bool(r.scheduler.waiting or r.sessions)):
+            if await self.models.refresh(self._users):
                 self._changed()
 
     def _save(self, sessions: Iterable[Session]) -> "list[asyncio.Task[None]]":
@@ -107,6 +107,22 @@ class Engine:
     def runner(self, session: Session) -> Runner:
         """Where the session's steps are run."""
         return self.models.get(session.model, session.version)
+
+    @staticmethod
+    def _users(runner: Runner) -> int:
+        return runner.scheduler.waiting + len(runner.sessions)
+
+    async def load(self, model: str) -> None:
+        """Takes in the model's versions that are in the folder. Raises ModelNotFound, ModelRefused."""
+        try:
+            await self.models.load(model)
+        finally:
+            self._changed()
+
+    async def unload(self, model: str) -> None:
+        """Raises ModelNotFound, ModelInUse."""
+        await self.models.unload(model, self._users)
+        self._changed()
 
     # Steps
 
@@ -172,8 +188,12 @@ class Engine:
         snapshot: Snapshot | None = None,
         checksum: bytes = b"",
         durable: bool = False,
+        session_id: str = "",
     ) -> Session:
-        """A new session from the model's initial state, from `state`, or from `snapshot`."""
+        """A new session from the model's initial state, from `state`, or from `snapshot`.
+
+        `session_id` names it where its client has done so; otherwise it is issued here.
+        """
         await self.models.wake(model, version)
         runner = self.models.get(model, version)
         spec = runner.spec
@@ -192,13 +212,21 @@ class Engine:
         batch = batch or 1
         if batch < 1 or (batch > 1 and not spec.has_batch):
             raise InvalidRequest(f"batch is {batch}, expected {'1 or more' if spec.has_batch else '1'}", field="batch")
-        session = Session(self.sessions.issue(durable=durable), runner.name, runner.version, batch, durable)
+        session = Session(session_id or self.sessions.issue(durable=durable), runner.name, runner.version, batch, durable)
         if state:
             session.loaded = [np.array(a) for a in check_states(spec, state, batch)]
         if snapshot is not None:
             session.step_index = snapshot.step_index
         await self._found([session], runner)
         return session
+
+    async def attach(self, session_id: str) -> Session:
+        """The session, brought from the store where it is not here. Raises as submit does."""
+        if self._takeover is not None and self._takeover.needed([session_id], [None]):
+            absent = await self._takeover.fetch([session_id])
+            if absent:
+                raise absent[session_id]
+        return self.sessions.get(session_id)
 
     async def _found(self, sessions: Sequence[Session], runner: Runner) -> None:
         """New sessions of one model become known, here and, where they are durable, in the store. All of them or none."""

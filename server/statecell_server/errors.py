@@ -19,6 +19,18 @@ class ModelNotFound(StatecellError):
     reason = "MODEL_NOT_FOUND"
 
 
+class ModelRefused(StatecellError):
+    """The operator's fault: the model's files are not what a server can load; the message says why."""
+
+    reason = "MODEL_REFUSED"
+
+
+class ModelInUse(StatecellError):
+    """The caller's fault: a model cannot be unloaded while it has sessions. Delete them, or wait for them to end."""
+
+    reason = "MODEL_IN_USE"
+
+
 class SessionNotFound(StatecellError):
     """The caller's fault: the id was never issued here, or its session was deleted."""
 
@@ -35,6 +47,12 @@ class SessionLost(StatecellError):
     """The server's: it has been restarted and the session was not durable. Create it again, from a snapshot if there is one."""
 
     reason = "SESSION_LOST"
+
+
+class SessionExists(StatecellError):
+    """The caller's fault: a sequence is to start under the id of a live one. End that one, or ask for it to be replaced."""
+
+    reason = "SESSION_EXISTS"
 
 
 class StepOutOfOrder(StatecellError):

@@ -1,6 +1,6 @@
 """Inputs: a request's arrays, checked against ModelSpec before ONNX Runtime can see them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -80,6 +80,13 @@ def check_states(spec: ModelSpec, tensors: Mapping[str, Array], rows: int) -> li
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise NonFiniteInput(f"{state.input} has NaN or infinity, expected finite numbers", field=state.input)
     return arrays
+
+
+def check_outputs(names: Iterable[str], known: Sequence[str]) -> None:
+    """Raises InvalidRequest where an output is asked for that there is not."""
+    for name in names:
+        if name not in known:
+            raise InvalidRequest(f"there is no output {name!r}; there are {', '.join(known)}", field=name)
 
 
 def split_states(spec: ModelSpec, tensors: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from statecell_server.config import Config
 from statecell_server.device import Device
-from statecell_server.errors import ModelNotFound, SnapshotMismatch, StatecellError
+from statecell_server.errors import ModelInUse, ModelNotFound, ModelRefused, SnapshotMismatch, StatecellError
 from statecell_server.runner import Runner
 from statecell_server.runtime import LoadError, Runtime
 from statecell_server.store import StateStore
@@ -75,7 +75,8 @@ class Repository:
         self._owner = owner
         self._runners: dict[str, dict[str, Runner]] = {}
         self._idle: set[Path] = set()  # folders of versions that were replaced and unloaded
-        self._refused: dict[Path, int] = {}  # folders that could not be loaded, and when their files were last changed
+        self._refused: dict[Path, tuple[int, str]] = {}  # folders not loaded: when their files were last changed, and why not
+        self._unloaded: set[str] = set()  # models that were unloaded by name
         self._loading = asyncio.Lock()
         for folder in self._folders():
             self._add(self._load(folder))
@@ -142,11 +143,11 @@ class Repository:
         if folder in self._idle and folder.exists():
             await self._bring(folder)
 
-    async def refresh(self, in_use: Callable[[Runner], bool]) -> bool:
+    async def refresh(self, in_use: Callable[[Runner], int]) -> bool:
         """Takes new versions in, and unloads those that are older than the newest and not in use. Whether any changed."""
         before = list(self)
         for folder in self._folders():
-            if folder not in self._idle:
+            if folder not in self._idle and folder.parent.name not in self._unloaded:
                 await self._bring(folder)
         for versions in list(self._runners.values()):
             newest = max(versions, key=int)
@@ -158,6 +159,44 @@ class Repository:
                     log.info("unloaded %s version %s: version %s has replaced it", runner.name, version, newest)
         return before != list(self)
 
+    async def load(self, name: str) -> None:
+        """Takes in the versions of the model that are in the folder. Raises ModelNotFound, ModelRefused."""
+        folders = [folder for folder in self._folders() if folder.parent.name == name]
+        if not folders:
+            raise ModelNotFound(f"there is no model {name!r} in {self._config.models}", model=name)
+        self._unloaded.discard(name)
+        for folder in folders:
+            if folder in self._idle:
+                continue
+            self._refused.pop(folder, None)
+            await self._bring(folder)
+            if folder in self._refused:
+                raise ModelRefused(f"model {name!r} cannot be loaded: {self._refused[folder][1]}", model=name)
+
+    async def unload(self, name: str, in_use: Callable[[Runner], int]) -> None:
+        """All of its versions. Raises ModelNotFound, ModelInUse."""
+        self.get(name)
+        users = sum(in_use(runner) for runner in self._runners[name].values())
+        if users:
+            raise ModelInUse(f"model {name!r} has {users} sessions or steps; end them first", model=name)
+        self._unloaded.add(name)
+        for runner in self._runners.pop(name).values():
+            await asyncio.to_thread(runner.stop)
+        log.info("unloaded %s", name)
+
+    def absent(self) -> Iterator[tuple[str, str, str]]:
+        """(name, version, why) of what is in the folder and not loaded."""
+        for folder in self._folders():
+            name, version = folder.parts[-2:]
+            if version not in self._runners.get(name, {}):
+                if folder in self._refused:
+                    why = self._refused[folder][1]
+                elif name in self._unloaded:
+                    why = "unloaded"
+                else:
+                    why = "replaced by a newer version" if folder in self._idle else "not loaded yet"
+                yield name, version, why
+
     async def _bring(self, folder: Path) -> None:
         """Loads the folder's version, if it is not. What cannot be loaded is logged, and tried again when it has changed."""
         async with self._loading:
@@ -165,15 +204,16 @@ class Repository:
             if version in self._runners.get(name, {}):
                 return
             changed = max((path.stat().st_mtime_ns for path in folder.iterdir()), default=0)
-            if self._refused.get(folder) == changed:
+            if self._refused.get(folder, (0, ""))[0] == changed:
                 return
             try:
                 runner = await asyncio.to_thread(self._load, folder)
             except (LoadError, StatecellError) as error:
-                self._refused[folder] = changed
+                self._refused[folder] = changed, str(error)
                 log.error("%s", error)
                 return
             runner.start()
             self._add(runner)
             self._idle.discard(folder)
+            self._refused.pop(folder, None)
             log.info("loaded %s version %s", name, version)

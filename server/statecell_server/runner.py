@@ -57,6 +57,8 @@ class Runner:
         self.rows = 0  # that they hold, in the arena or beside it
         self.capacity = self.arena.budget + config.spill_memory // max(self.arena.row_bytes, 1)
         self.batches: Counter[int] = Counter()  # runs made, by their number of rows
+        self.busy: Counter[int] = Counter()  # nanoseconds in them
+        self.last_run = 0.0  # time.time() when the last one began
         self._executor = Executor(runtime, self.arena, self.sharing.min_batch)
         self._seconds: dict[tuple[int, int], float] = {}  # what a run of (seq_len, rows) took
         self._work: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
@@ -83,7 +85,7 @@ class Runner:
 
     def step(self, sessions: Sequence[Session], inputs: Inputs, *, repeatable: bool) -> Step:
         """A step of these sessions, not yet submitted."""
-        starts = [s.pending[-1].stop_of(s) if s.pending else s.step_index for s in sessions]
+        starts = [s.next_index for s in sessions]
         return Step(sessions, inputs, starts, self.spec.streamable, repeatable)
 
     def submit(self, step: Step) -> None:
@@ -146,6 +148,7 @@ class Runner:
         self._busy = True
         rows = sum(step.inputs.rows for step in batch.steps)
         self.batches[rows] += 1
+        self.last_run = time.time()
         if self._seconds.get((batch.seq_len, rows), 1.0) < INLINE_SECONDS:
             self._run(batch, rows)
             self._land(batch)
@@ -185,6 +188,7 @@ class Runner:
             for step in batch.steps:
                 step.errors = dict.fromkeys(range(len(step.sessions)), failure)
         seconds = time.perf_counter() - began
+        self.busy[rows] += int(seconds * 1e9)
         # The least of late: a run that was disturbed says little of the next.
         known = self._seconds.get((batch.seq_len, rows), seconds)
         self._seconds[batch.seq_len, rows] = min(seconds, 1.02 * known)
@@ -201,6 +205,7 @@ class Runner:
             if step.remaining and not step.failed and step.waiters:
                 self.scheduler.ran(step)
             elif self.journal is not None and self.journal.due(step):
+                step.writing = True
                 due.append(step)
             else:
                 self._commit(step)
@@ -247,10 +252,14 @@ class Runner:
 
     @staticmethod
     def _doom(session: Session, step: Step) -> None:
-        """The steps that the session has pending behind one that was not applied cannot be applied either."""
+        """The steps that the session has pending on top of one that was not applied cannot be applied either."""
         error = step.errors.get(step.sessions.index(session))
         passing = error if session.durable and error is not None and error.retry_seconds is not None else None
+        expected = session.step_index
         for later in session.pending[session.pending.index(step) + 1 :]:
+            if later.start_of(session) == expected:  # placed when nobody waited for that one any more
+                expected = later.stop_of(session)
+                continue
             later.fail(
                 session,
                 passing

@@ -49,6 +49,7 @@ class Step:
     outputs: list[Array] = field(default_factory=list)
     finished: bool = False
     running: bool = False
+    writing: bool = False  # its result is on the way to the store: it may be committed though nobody waits any more
 
     @property
     def remaining(self) -> int:

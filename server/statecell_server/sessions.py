@@ -69,6 +69,17 @@ class Session:
         self.step_index, self.last, self.loaded = 0, None, None
 
     @property
+    def next_index(self) -> int:
+        """The step_index of the next new step, once all that is in flight has been applied.
+
+        A step that nobody waits for any more, and that is in flight only because it runs right now, will not be.
+        """
+        for step in reversed(self.pending):
+            if step.waiters or step.writing:
+                return step.stop_of(self)
+        return self.step_index
+
+    @property
     def ahead(self) -> int:
         """Time steps that were acknowledged and are not in the store."""
         return self.step_index - step_index_of(self.fence) if self.fence else 0
@@ -86,7 +97,7 @@ class Session:
                     session_id=self.id,
                 )
             return None
-        expected = pending[-1].stop_of(self) if pending else self.step_index
+        expected = self.next_index
         if step_index == expected:
             return None
         for step in pending:

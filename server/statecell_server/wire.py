@@ -18,9 +18,12 @@ from statecell_server.snapshot import Snapshot
 DOMAIN = "statecell"
 CODES: dict[type[StatecellError], int] = {
     errors.ModelNotFound: code_pb2.NOT_FOUND,
+    errors.ModelRefused: code_pb2.FAILED_PRECONDITION,
+    errors.ModelInUse: code_pb2.FAILED_PRECONDITION,
     errors.SessionNotFound: code_pb2.NOT_FOUND,
     errors.SessionExpired: code_pb2.NOT_FOUND,
     errors.SessionLost: code_pb2.NOT_FOUND,
+    errors.SessionExists: code_pb2.ALREADY_EXISTS,
     errors.StepOutOfOrder: code_pb2.FAILED_PRECONDITION,
     errors.InvalidRequest: code_pb2.INVALID_ARGUMENT,
     errors.ShapeMismatch: code_pb2.INVALID_ARGUMENT,

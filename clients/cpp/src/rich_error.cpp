@@ -15,6 +15,8 @@ void raise_as(const std::string& message, ErrorDetails details) {
 
 const std::map<std::string, Raise> kByReason = {
     {"MODEL_NOT_FOUND", raise_as<ModelNotFound>},
+    {"MODEL_REFUSED", raise_as<ModelRefused>},
+    {"MODEL_IN_USE", raise_as<ModelInUse>},
     {"SESSION_NOT_FOUND", raise_as<SessionNotFound>},
     {"SESSION_EXPIRED", raise_as<SessionExpired>},
     {"SESSION_EVICTED", raise_as<SessionEvicted>},

@@ -45,6 +45,12 @@ export class StatecellError extends Error {
 /** The caller's fault: the server has no such model or version. `client.models()` tells what it has. */
 export class ModelNotFound extends StatecellError {}
 
+/** The operator's fault: the model's files are not what a server can load. */
+export class ModelRefused extends StatecellError {}
+
+/** The caller's fault: a model cannot be unloaded while it has sessions. */
+export class ModelInUse extends StatecellError {}
+
 /** There is no such session any more. Create it again, from a snapshot if you have one. */
 export class SessionGone extends StatecellError {}
 
@@ -128,6 +134,8 @@ export class DeadlineExceeded extends StatecellError {}
 
 const BY_REASON: Record<string, typeof StatecellError> = {
   MODEL_NOT_FOUND: ModelNotFound,
+  MODEL_REFUSED: ModelRefused,
+  MODEL_IN_USE: ModelInUse,
   SESSION_NOT_FOUND: SessionNotFound,
   SESSION_EXPIRED: SessionExpired,
   SESSION_EVICTED: SessionEvicted,

@@ -58,6 +58,12 @@ class StatecellError : public std::runtime_error {
 // The caller's fault: the server has no such model or version. `client.models()` tells what it has.
 STATECELL_ERROR(ModelNotFound, StatecellError, "MODEL_NOT_FOUND");
 
+// The operator's fault: the model's files are not what a server can load.
+STATECELL_ERROR(ModelRefused, StatecellError, "MODEL_REFUSED");
+
+// The caller's fault: a model cannot be unloaded while it has sessions.
+STATECELL_ERROR(ModelInUse, StatecellError, "MODEL_IN_USE");
+
 // There is no such session any more. Create it again, from a snapshot if you have one.
 STATECELL_ERROR(SessionGone, StatecellError, "SESSION_GONE");
 
