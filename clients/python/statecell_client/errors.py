@@ -53,6 +53,24 @@ class ModelNotFound(StatecellError):
     reason = "MODEL_NOT_FOUND"
 
 
+class ModelRefused(StatecellError):
+    """The operator's fault: the model's files are not what a server can load."""
+
+    reason = "MODEL_REFUSED"
+
+
+class ModelInUse(StatecellError):
+    """The caller's fault: a model cannot be unloaded while it has sessions."""
+
+    reason = "MODEL_IN_USE"
+
+
+class SessionExists(StatecellError):
+    """The caller's fault: an Open Inference sequence starts under the id of a live one."""
+
+    reason = "SESSION_EXISTS"
+
+
 class SessionGone(StatecellError):
     """There is no such session any more. Create it again, from a snapshot if you have one."""
 
