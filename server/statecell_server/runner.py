@@ -253,7 +253,7 @@ class Runner:
     @staticmethod
     def _doom(session: Session, step: Step) -> None:
         """The steps that the session has pending on top of one that was not applied cannot be applied either."""
-        error = step.errors.get(step.sessions.index(session))
+        error = step.errors.get(step.position_of(session))
         passing = error if session.durable and error is not None and error.retry_seconds is not None else None
         expected = session.step_index
         for later in session.pending[session.pending.index(step) + 1 :]:

@@ -47,6 +47,7 @@ class Step:
     slots: list[int] = field(default_factory=list)  # slots to write
     spent: Sequence[int] = ()  # slots of its own that nobody needs when the run is over
     outputs: list[Array] = field(default_factory=list)
+    places: dict[Session, int] = field(default_factory=dict)  # made when it is first asked for
     finished: bool = False
     running: bool = False
     writing: bool = False  # its result is on the way to the store: it may be committed though nobody waits any more
@@ -60,21 +61,27 @@ class Step:
         """Whether there is no session left that it could advance."""
         return len(self.errors) == len(self.sessions)
 
+    def position_of(self, session: Session) -> int:
+        """Where the session is in `sessions`."""
+        if not self.places:
+            self.places = {session: position for position, session in enumerate(self.sessions)}
+        return self.places[session]
+
     def start_of(self, session: Session) -> int:
-        return self.starts[self.sessions.index(session)]
+        return self.starts[self.position_of(session)]
 
     def stop_of(self, session: Session) -> int:
         return self.start_of(session) + self.inputs.seq_len
 
     def reply_of(self, session: Session) -> Reply:
         """Of a step that was committed."""
-        position = self.sessions.index(session)
+        position = self.position_of(session)
         first_row = sum(s.batch for s in self.sessions[:position])
         return Reply(self.starts[position], self.inputs.seq_len, self.outputs, first_row)
 
     def fail(self, session: Session, error: StatecellError) -> None:
         """The session will not advance, and so none of the steps that it has queued behind this one."""
-        self.errors.setdefault(self.sessions.index(session), error)
+        self.errors.setdefault(self.position_of(session), error)
 
 
 @dataclass(slots=True)

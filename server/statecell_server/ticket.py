@@ -88,7 +88,7 @@ class Ticket:
         for step, positions in self._steps:
             for position in list(positions) if step.errors else ():
                 session = self.sessions[position]
-                error = step.errors.get(step.sessions.index(session)) if session else None
+                error = step.errors.get(step.position_of(session)) if session else None
                 if error is not None:
                     self.errors[position] = error
                 if isinstance(error, SessionContended):
