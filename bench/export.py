@@ -1,6 +1,6 @@
 """How long an export takes, verification included, and how far its artifacts are from float64.
 
-python bench/export.py [--write docs/export.md]
+python -m bench.export [--write docs/export.md]
 """
 
 import argparse
