@@ -109,6 +109,10 @@ def serve(
             "rows), share (give up equality to the last bit), or auto: pad on a GPU, else alone."
         ),
     ] = DEFAULTS.batch_variance,
+    front: Annotated[
+        str,
+        typer.Option(help="What speaks gRPC: http2 (ours, a fraction of the cost of a call) or grpcio (the library's C core)."),
+    ] = DEFAULTS.front,
     log_level: Annotated[str, typer.Option(help="DEBUG, INFO, WARNING or ERROR.")] = "INFO",
 ) -> None:
     """Serve recurrent models over gRPC and keep their state between calls.
@@ -127,6 +131,7 @@ def serve(
             state_memory=size(state_memory),
             spill_memory=size(spill_memory),
             session_ttl=session_ttl,
+            front=front,
             max_batch=max_batch,
             max_queue=max_queue,
             max_message=size(max_message),

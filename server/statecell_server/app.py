@@ -6,14 +6,15 @@ import logging
 import signal
 import time
 
-import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from statecell.oip import inference_pb2_grpc as oip_pb2_grpc
 from statecell.v1 import inference_pb2_grpc
 
 from statecell_server.config import Config, ConfigError
 from statecell_server.engine import Engine
+from statecell_server.front import Server
+from statecell_server.grpcio_front import GrpcioServer
 from statecell_server.guarded_store import GuardedStore
 from statecell_server.oip_service import GRPCInferenceService
 from statecell_server.service import InferenceService
@@ -65,13 +66,13 @@ class App:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
         server = self._server()
-        address = f"{self._config.host}:{self._config.port}"
-        try:
-            port = server.add_insecure_port(address)
-        except RuntimeError as error:
-            raise ConfigError(f"cannot listen on {address}: {error}; is the --port taken?") from error
         await self._engine.start()
-        await server.start()
+        try:
+            port = await server.listen(self._config.host, self._config.port)
+        except OSError as error:
+            await self._engine.stop()
+            address = f"{self._config.host}:{self._config.port}"
+            raise ConfigError(f"cannot listen on {address}: {error}; is the --port taken?") from error
         await self._report()
         tasks = [asyncio.create_task(self._keep_reporting())]
         if self._store is not None:
@@ -88,23 +89,13 @@ class App:
         if self._store is not None:
             await self._store.close()
 
-    def _server(self) -> grpc.aio.Server:
-        server = grpc.aio.server(
-            options=[
-                ("grpc.max_receive_message_length", self._config.max_message),
-                ("grpc.max_send_message_length", -1),
-                ("grpc.so_reuseport", 0),
-                # Thousands of sessions come at once after a restart: gRPC's own guard would cancel two thirds of them.
-                ("grpc.server.max_pending_requests", 1_000_000),
-                ("grpc.server.max_pending_requests_hard_limit", 1_000_000),
-                ("grpc.keepalive_permit_without_calls", 1),
-                ("grpc.http2.min_recv_ping_interval_without_data_ms", 5000),
-            ]
-        )
+    def _server(self) -> Server | GrpcioServer:
+        server = (Server if self._config.front == "http2" else GrpcioServer)(self._config.max_message)
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(self._service, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         oip_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self._oip_service, server)
-        reflection.enable_server_reflection([*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+        names = reflection.aio.ReflectionServicer([*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME])
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(names, server)
         return server
 
     async def _keep_reporting(self) -> None:
@@ -127,7 +118,7 @@ class App:
             await self._health.set(name, status)
         self._reported = set(ready)
 
-    async def _drain(self, server: grpc.aio.Server) -> None:
+    async def _drain(self, server: Server | GrpcioServer) -> None:
         log.info("stopping: finishing what is in flight, for %g s at most", self._config.drain_seconds)
         seconds, began = self._config.drain_seconds, time.monotonic()
         await self._health.enter_graceful_shutdown()

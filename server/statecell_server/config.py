@@ -10,6 +10,7 @@ STORES = ("valkey://", "valkeys://", "redis://", "rediss://", "unix://")
 RUNTIMES = ("onnxruntime", "torchscript")
 ARENAS = ("auto", "host", "graph")
 VARIANCES = ("auto", "alone", "pad", "share")
+FRONTS = ("http2", "grpcio")
 
 
 class ConfigError(ValueError):
@@ -41,6 +42,7 @@ class Config:
     devices: Mapping[str, Device] = field(default_factory=dict)  # of models that are not to run on `device`
     device_memory: int = 0  # for weights and intermediate results of a model on a GPU; 0: as much as they need
     state_arena: str = "auto"  # host: NumPy arrays; graph: on the device; auto: graph on a GPU
+    front: str = "http2"  # http2: our own; grpcio: the library's
     batch_variance: str = "auto"  # see invariance.decide; auto: pad on a GPU, alone on the CPU
 
     def __post_init__(self) -> None:
@@ -61,6 +63,6 @@ class Config:
         for name, runtime in self.runtimes.items():
             if runtime not in RUNTIMES:
                 raise ConfigError(f"--runtime {name}={runtime}: there is no such runtime, expected {' or '.join(RUNTIMES)}")
-        for option, words in (("state_arena", ARENAS), ("batch_variance", VARIANCES)):
+        for option, words in (("front", FRONTS), ("state_arena", ARENAS), ("batch_variance", VARIANCES)):
             if getattr(self, option) not in words:
                 raise ConfigError(f"--{option.replace('_', '-')} is {getattr(self, option)!r}, expected {' or '.join(words)}")

@@ -12,6 +12,8 @@ from statecell_server import __version__
 from statecell_server.config import Config, ConfigError
 from statecell_server.engine import Engine
 from statecell_server.errors import Draining, InvalidRequest, ModelNotFound, StatecellError
+from statecell_server.exchange import Carrier
+from statecell_server.grpcio_front import carrier
 from statecell_server.inputs import check_outputs
 from statecell_server.oip_model import write_config, write_metadata, write_statistics
 from statecell_server.oip_stream import InferStream
@@ -60,7 +62,7 @@ class GRPCInferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
             raise ConfigError(f"--sequence-roll {config.sequence_roll} cannot be written: {error.strerror}") from error
         self._sequences = Sequences(engine, self._roll)
         self._counts: defaultdict[tuple[str, str], Count] = defaultdict(Count)
-        self._streams: set[InferStream] = set()
+        self._streams: set[Carrier] = set()
 
     @unary
     async def ServerLive(self, _: pb.ServerLiveRequest) -> pb.ServerLiveResponse:
@@ -97,12 +99,12 @@ class GRPCInferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
         return await self.answer(request)
 
     async def ModelStreamInfer(self, _: AsyncIterator[pb.ModelInferRequest], context: Context) -> None:
-        stream = InferStream(self._infer_streamed, context)
-        self._streams.add(stream)
+        call = carrier(context)
+        self._streams.add(call)
         try:
-            await stream.serve()
+            await call.exchange(InferStream(self._infer_streamed))
         finally:
-            self._streams.discard(stream)
+            self._streams.discard(call)
         if self._engine.draining:
             error = Draining("the server is about to stop; what was answered is done, send the rest to another")
             await context.abort_with_status(rpc_status.to_status(write_status(error)))
@@ -177,8 +179,8 @@ class GRPCInferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
 
     def drain(self) -> None:
         """Streams answer what they have read, and end."""
-        for stream in self._streams:
-            stream.drain()
+        for call in self._streams:
+            call.drain()
 
     def close(self) -> None:
         """After the last call was answered."""

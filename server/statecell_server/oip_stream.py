@@ -1,70 +1,42 @@
-"""InferStream: one ModelStreamInfer call, many requests in flight."""
+"""InferStream: the requests of one ModelStreamInfer call."""
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any
 
-import grpc
 from statecell.oip import inference_pb2 as pb
-
-WINDOW = 1024
-"""Requests of one stream in flight; beyond it the server stops reading, and the client's writes wait."""
 
 Infer = Callable[[pb.ModelInferRequest], Awaitable[pb.ModelStreamInferResponse]]
 
 
 class InferStream:
-    """Begins requests in the order in which they come, and writes each answer as soon as it is there."""
+    """An Exchange that begins requests in the order in which they come, and answers each when it can be."""
 
-    def __init__(self, infer: Infer, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+    def __init__(self, infer: Infer) -> None:
         self._infer = infer
-        self._context = context
-        self._open: set[asyncio.Task[None]] = set()
-        self._ready: deque[pb.ModelStreamInferResponse] = deque()
-        self._broken: asyncio.Task[None] | None = None
-        self._changed = asyncio.Event()
-        self._room = asyncio.Event()
+        self._tasks: set[asyncio.Task[pb.ModelStreamInferResponse]] = set()
 
-    async def serve(self) -> None:
-        """Until the client has closed its side and all is answered."""
-        self._reader = asyncio.create_task(self._read())
-        self._reader.add_done_callback(lambda _: self._changed.set())
-        try:
-            while self._broken is None and (self._ready or self._open or not self._reader.done()):
-                if self._ready:
-                    await self._context.write(self._ready.popleft())
-                    self._room.set()
-                else:
-                    self._changed.clear()
-                    await self._changed.wait()
-            if self._broken is not None:
-                self._broken.result()
-            if not self._reader.cancelled():
-                self._reader.result()
-        finally:
-            self._reader.cancel()
-            for task in self._open:
-                task.cancel()
+    @property
+    def open(self) -> int:
+        return len(self._tasks)
 
-    def drain(self) -> None:
-        """No more reading; what was read is answered."""
-        self._reader.cancel()
+    def begin(self, answer: Callable[[pb.ModelStreamInferResponse], None], fail: Callable[[BaseException], None]) -> None:
+        self._answer, self._fail = answer, fail
 
-    async def _read(self) -> None:
-        while (request := await self._context.read()) is not grpc.aio.EOF:
-            task = asyncio.create_task(self._answer(request))
-            self._open.add(task)
-            task.add_done_callback(self._close)
-            while len(self._open) + len(self._ready) >= WINDOW:
-                self._room.clear()
-                await self._room.wait()
+    def receive(self, request: pb.ModelInferRequest) -> None:
+        task = asyncio.ensure_future(self._infer(request))
+        self._tasks.add(task)
+        task.add_done_callback(self._over)
 
-    def _close(self, task: asyncio.Task[None]) -> None:
-        self._open.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            self._broken = task  # no error of a request, but of ours: nothing that follows can be trusted to be answered
-        self._changed.set()
+    def cancel(self) -> None:
+        for task in self._tasks:
+            task.cancel()
 
-    async def _answer(self, request: pb.ModelInferRequest) -> None:
-        self._ready.append(await self._infer(request))
+    def _over(self, task: asyncio.Task[pb.ModelStreamInferResponse]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is None:
+            self._answer(task.result())
+        else:  # no error of a request, but of ours: nothing that follows can be trusted to be answered
+            self._fail(error)

@@ -11,6 +11,8 @@ from statecell.v1 import inference_pb2_grpc
 
 from statecell_server.engine import Engine
 from statecell_server.errors import Draining, StatecellError
+from statecell_server.exchange import Carrier
+from statecell_server.grpcio_front import carrier
 from statecell_server.stream import StepStream
 from statecell_server.wire import (
     read_snapshot,
@@ -46,7 +48,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._streams: set[StepStream] = set()
+        self._streams: set[Carrier] = set()
 
     @unary
     async def ListModels(self, _: pb.ListModelsRequest) -> pb.ListModelsResponse:
@@ -83,17 +85,18 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         return pb.StepResponse(outputs=write_tensors(outputs.items()), step_index=index)
 
     async def StreamSteps(self, _: AsyncIterator[pb.StreamStepsRequest], context: Context) -> None:
-        stream = StepStream(self._engine, context)
+        call, stream = carrier(context), StepStream(self._engine)
         if not self._engine.draining:
-            self._streams.add(stream)
+            self._streams.add(call)
             try:
-                await stream.serve()
+                await call.exchange(stream)
             finally:
-                self._streams.discard(stream)
+                self._streams.discard(call)
         if self._engine.draining:
+            count = stream.received
             error = Draining(
-                f"the server is about to stop; it has answered the first {stream.read} messages, send the rest to another",
-                answered=stream.read,
+                f"the server is about to stop; it has answered the first {count} messages, send the rest to another",
+                answered=count,
             )
             await context.abort_with_status(rpc_status.to_status(write_status(error)))
 
@@ -122,5 +125,5 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
 
     def drain(self) -> None:
         """Streams answer what they have read, and end."""
-        for stream in self._streams:
-            stream.drain()
+        for call in self._streams:
+            call.drain()

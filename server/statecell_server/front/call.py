@@ -1,0 +1,249 @@
+"""Call: one gRPC call on its stream. It is the context that servicers get."""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import grpc
+
+from statecell_server.exchange import WINDOW, Exchange
+from statecell_server.front.headers import Metadata, Request
+from statecell_server.front.messages import Aborted, Messages
+
+if TYPE_CHECKING:
+    from statecell_server.front.connection import Connection
+
+log = logging.getLogger(__name__)
+
+
+class Call:
+    """Takes messages from its connection and hands them to its handler. Belongs to the event loop.
+
+    What servicers use of grpc.aio.ServicerContext is here too: read, write, abort, abort_with_status.
+    """
+
+    __slots__ = (
+        "_awaited",
+        "_connection",
+        "_deadline",
+        "_draining",
+        "_ended",
+        "_exchange",
+        "_handler",
+        "_inbox",
+        "_over",
+        "_passing",
+        "_task",
+        "half_closed",
+        "id",
+        "messages",
+        "peer_window",
+        "responded",
+        "trailers",
+        "unsent",
+        "window",
+    )
+
+    def __init__(self, connection: "Connection", stream: int, request: Request, handler: Any, messages: Messages) -> None:
+        """`handler`: a grpc.RpcMethodHandler whose behaviour is a coroutine or an asynchronous generator."""
+        self.id = stream
+        self.messages = messages
+        self.window = self.peer_window = 0  # bytes that the client, and that we may send
+        self.half_closed = False  # the client has sent all
+        self.responded = False  # the response's headers were sent
+        self.unsent: deque[memoryview] = deque()  # what the windows have no room for
+        self.trailers = b""  # to be sent after that
+        self._connection = connection
+        self._handler = handler
+        self._inbox: deque[bytes] = deque()
+        self._awaited: asyncio.Future[None] | None = None
+        self._exchange: Exchange | None = None
+        self._over: asyncio.Future[None] | None = None
+        self._ended = self._draining = self._passing = False
+        self._task: asyncio.Task[None] | None = None
+        loop = asyncio.get_running_loop()
+        self._deadline = None if request.timeout is None else loop.call_later(request.timeout, self._late)
+        if handler.request_streaming:
+            self._task = loop.create_task(self._serve())
+
+    # From the connection
+
+    def feed(self, payload: bytes) -> None:
+        """The next bytes."""
+        try:
+            found = self.messages.feed(payload)
+        except Aborted as error:
+            self.cancel(error)
+            return
+        if found and not self._draining:
+            self._inbox += found
+            self._pass_on()
+
+    def half_close(self) -> None:
+        """The client has sent all."""
+        self.half_closed = True
+        if self._task is None and not self._ended:
+            self._task = asyncio.get_running_loop().create_task(self._serve())
+        else:
+            self._pass_on()
+
+    def cancel(self, why: Aborted) -> None:
+        """Ends the call from outside; where the client is gone, nobody hears why."""
+        self.unsent.clear()
+        self._end(why.code, str(why), why.metadata)
+        if self._task is not None:
+            self._task.cancel()
+
+    def sent(self) -> None:
+        """Nothing is unsent any more."""
+        if self._ended:
+            self._connection.ended(self)
+        else:
+            self._pass_on()
+
+    @property
+    def reading(self) -> bool:
+        """Whether the client may send more."""
+        return not (self._inbox or self.half_closed or self._draining)
+
+    # The handler
+
+    async def _serve(self) -> None:
+        try:
+            await self._handle()
+        except Aborted as error:
+            self._end(error.code, str(error), error.metadata)
+        except asyncio.CancelledError:
+            self._end(grpc.StatusCode.CANCELLED, "the call was cancelled")
+            raise
+        except Exception as error:
+            log.exception("a call failed")
+            self._end(grpc.StatusCode.UNKNOWN, f"the call failed: {error!r}")
+        else:
+            self._end(grpc.StatusCode.OK, "")
+
+    async def _handle(self) -> None:
+        handler = self._handler
+        if handler.request_streaming:
+            argument = self._requests()
+        else:
+            argument = await self.read()
+            if argument is grpc.aio.EOF or self._inbox:
+                raise Aborted(grpc.StatusCode.INTERNAL, "expected exactly one message")
+        if not handler.response_streaming:
+            behaviour = handler.stream_unary if handler.request_streaming else handler.unary_unary
+            await self.write(await behaviour(argument, self))
+            return
+        behaviour = handler.stream_stream if handler.request_streaming else handler.unary_stream
+        answers = behaviour(argument, self)
+        if isinstance(answers, AsyncIterator):
+            async for answer in answers:
+                await self.write(answer)
+        else:
+            await answers
+
+    async def _requests(self) -> AsyncIterator[Any]:
+        while (message := await self.read()) is not grpc.aio.EOF:
+            yield message
+
+    async def read(self) -> Any:
+        """The next message, or grpc.aio.EOF."""
+        while not self._inbox:
+            if self.half_closed or self._draining:
+                return grpc.aio.EOF
+            await self._wait()
+        message = self._inbox.popleft()
+        self._connection.grant(self)
+        return self._parsed(message)
+
+    async def write(self, message: Any) -> None:
+        """Sends a message; waits while too many have not left."""
+        self._send(message)
+        while len(self.unsent) >= WINDOW:
+            await self._wait()
+
+    async def abort_with_status(self, status: grpc.Status) -> NoReturn:
+        """Ends the call."""
+        raise Aborted(status.code, status.details, status.trailing_metadata or ())
+
+    async def abort(self, code: grpc.StatusCode, details: str = "", trailing_metadata: Metadata = ()) -> NoReturn:
+        """Ends the call."""
+        raise Aborted(code, details, trailing_metadata)
+
+    async def exchange(self, exchange: Exchange) -> None:
+        """Passes messages on as they come, without a task's turn for each, until all are there and all are answered."""
+        self._over = asyncio.get_running_loop().create_future()
+        self._exchange = exchange
+        exchange.begin(self._answer, self._fail)
+        self._pass_on()
+        try:
+            await self._over
+        finally:
+            self._exchange = None
+            exchange.cancel()
+
+    def drain(self) -> None:
+        """No more reading; an exchange ends when what it has received is answered."""
+        self._draining = True
+        self._inbox.clear()
+        self._pass_on()
+
+    def _pass_on(self) -> None:
+        """Where something has changed: to the exchange what it has room for, or to whoever waits."""
+        exchange = self._exchange
+        if exchange is None:
+            if self._awaited is not None and not self._awaited.done():
+                self._awaited.set_result(None)
+            return
+        if self._passing:
+            return  # the exchange has answered within `receive`
+        self._passing = True
+        try:
+            while self._inbox and exchange.open + len(self.unsent) < WINDOW:
+                exchange.receive(self._parsed(self._inbox.popleft()))
+        except Exception as error:
+            self._fail(error)
+        finally:
+            self._passing = False
+        if not self._inbox:
+            self._connection.grant(self)
+            if (self.half_closed or self._draining) and not exchange.open:
+                self._fail(None)
+
+    def _answer(self, message: Any) -> None:
+        if not self._ended:
+            self._send(message)
+            if self._inbox or self.half_closed or self._draining:
+                self._pass_on()
+
+    def _fail(self, error: BaseException | None) -> None:
+        assert self._over is not None, "an exchange is going on"
+        if not self._over.done():
+            self._over.set_result(None) if error is None else self._over.set_exception(error)
+
+    async def _wait(self) -> None:
+        self._awaited = asyncio.get_running_loop().create_future()
+        await self._awaited
+
+    def _parsed(self, message: bytes) -> Any:
+        try:
+            return self._handler.request_deserializer(message)
+        except Exception as error:
+            raise Aborted(grpc.StatusCode.INTERNAL, f"a message cannot be parsed: {error}") from error
+
+    def _send(self, message: Any) -> None:
+        if not self._ended:
+            self._connection.send(self, self._handler.response_serializer(message))
+
+    def _late(self) -> None:
+        self.cancel(Aborted(grpc.StatusCode.DEADLINE_EXCEEDED, "the call's deadline has passed"))
+
+    def _end(self, code: grpc.StatusCode, message: str, metadata: Metadata = ()) -> None:
+        if self._ended:
+            return
+        self._ended = True
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._connection.end(self, code.value[0], message, metadata)
