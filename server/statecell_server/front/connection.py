@@ -150,15 +150,12 @@ class Connection(asyncio.Protocol):
                 raise ConnectionBroken(Code.FLOW_CONTROL_ERROR, "more data than the connection's window had room for")
             self._out.put(frames.window_update(0, WINDOW - self._window))
             self._window = WINDOW
-        call = self.calls.get(stream)
-        if call is None:
-            self._check_opened(stream, "DATA")
-            self._trifle("data on closed streams")
-            return
-        if call.half_closed:
-            raise StreamBroken(Code.STREAM_CLOSED, "data after the stream's end")
         if flags & frames.PADDED:
             payload = frames.unpadded(flags, payload)
+        call = self.calls.get(stream)
+        if call is None or call.half_closed:
+            self._check_opened(stream, "DATA")
+            raise StreamBroken(Code.STREAM_CLOSED, "data after the stream's end")
         call.window -= size
         if call.window < 0:
             raise StreamBroken(Code.FLOW_CONTROL_ERROR, "more data than the stream's window had room for")
@@ -189,8 +186,6 @@ class Connection(asyncio.Protocol):
         if flags & frames.HAS_PRIORITY:
             if len(payload) < 5:
                 raise ConnectionBroken(Code.FRAME_SIZE_ERROR, "HEADERS too short for their priority")
-            if int.from_bytes(payload[:4], "big") & 0x7FFFFFFF == stream:
-                raise ConnectionBroken(Code.PROTOCOL_ERROR, "a stream that depends on itself")
             payload = payload[5:]
         if flags & frames.END_HEADERS:
             self._begin(stream, flags, payload)
@@ -214,16 +209,16 @@ class Connection(asyncio.Protocol):
     def _begin(self, stream: int, flags: int, block: bytes) -> None:
         """Headers are complete: a new call, or the end of one."""
         call = self.calls.get(stream)
-        if call is not None or stream <= self._last:
+        if call is not None:
             self._headers.skip(block)
-            if call is None:
-                raise StreamBroken(Code.STREAM_CLOSED, "headers on a closed stream")
             if call.half_closed:
                 raise StreamBroken(Code.STREAM_CLOSED, "headers after the stream's end")
             if not flags & frames.END_STREAM:
                 raise StreamBroken(Code.PROTOCOL_ERROR, "trailers that do not end the stream")
             call.half_close()
             return
+        if stream <= self._last:
+            raise ConnectionBroken(Code.STREAM_CLOSED, f"headers on stream {stream}, which is closed")
         if not stream % 2:
             raise ConnectionBroken(Code.PROTOCOL_ERROR, f"a client opened stream {stream}, which only a server may")
         self._last = stream
@@ -260,8 +255,6 @@ class Connection(asyncio.Protocol):
         self._trifle("priorities")
         if len(payload) != 5:
             raise StreamBroken(Code.FRAME_SIZE_ERROR, f"PRIORITY of {len(payload)} bytes, expected 5")
-        if int.from_bytes(payload[:4], "big") & 0x7FFFFFFF == stream:
-            raise StreamBroken(Code.PROTOCOL_ERROR, "a stream that depends on itself")
 
     def _reset(self, stream: int, _: int, payload: bytes) -> None:
         """RST_STREAM."""

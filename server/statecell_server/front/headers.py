@@ -14,7 +14,7 @@ from statecell_server.front.frames import Code, ConnectionBroken, StreamBroken
 LIST_SIZE = 16_384
 """Bytes of a call's headers at most, uncompressed."""
 CACHED = 512
-"""Blocks remembered a connection: a client sends the same one with each call, or one a session."""
+"""Blocks that a connection remembers: a client sends the same one with each call, or one a session."""
 
 _UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 _FORBIDDEN = {"connection", "proxy-connection", "keep-alive", "transfer-encoding", "upgrade"}
@@ -35,19 +35,14 @@ class Request(NamedTuple):
     encoding: str
 
 
-class _Table(HeaderTable):  # type: ignore[misc]
-    """Counts its changes: while there are none, equal blocks mean equal headers."""
+class _Table(HeaderTable):
+    """Counts what is added."""
 
-    changes = 0
+    added = 0
 
     def add(self, name: bytes, value: bytes) -> None:
-        self.changes += 1
+        self.added += 1
         super().add(name, value)
-
-    @HeaderTable.maxsize.setter  # type: ignore[misc]
-    def maxsize(self, size: int) -> None:
-        self.changes += 1
-        HeaderTable.maxsize.fset(self, size)
 
 
 class HeaderReader:
@@ -63,17 +58,19 @@ class HeaderReader:
         known = self._known.get(block)
         if known is not None:
             return known
-        changes = self._table.changes
+        added = self._table.added
         try:
             headers = self._decoder.decode(block, raw=True)
         except OversizedHeaderListError as error:
             raise ConnectionBroken(Code.ENHANCE_YOUR_CALM, f"headers of more than {LIST_SIZE} bytes") from error
         except HPACKError as error:
             raise ConnectionBroken(Code.COMPRESSION_ERROR, str(error)) from error
-        if changes != self._table.changes:
+        # While the table stays as it is, equal blocks mean equal headers. Those that resize it say so first.
+        lasting = added == self._table.added and not (block and block[0] & 0xE0 == 0x20)
+        if not lasting:
             self._known.clear()
         request = _request((name.decode("latin-1"), value.decode("latin-1")) for name, value in headers)
-        if changes == self._table.changes and len(self._known) < CACHED:
+        if lasting and len(self._known) < CACHED:
             self._known[block] = request
         return request
 

@@ -26,7 +26,7 @@ class Outflow:
         self._stuck: dict[int, Call] = {}  # calls with unsent messages and a window
         self._pumping = False
 
-    def put(self, *parts: bytes) -> None:
+    def put(self, *parts: bytes | memoryview) -> None:
         """Frames that no window holds back."""
         if not self._out:
             self._loop.call_soon(self.flush)
