@@ -26,6 +26,7 @@ DATATYPES = {
 }
 """The protocol's names of the spec's dtypes."""
 _DTYPES = {datatype: np.dtype(name).newbyteorder("<") for name, datatype in DATATYPES.items()}
+_DATATYPES = {dtype: datatype for datatype, dtype in _DTYPES.items()}
 _CONTENTS = {
     "FP32": "fp32_contents",
     "FP64": "fp64_contents",
@@ -136,6 +137,8 @@ def _flag(parameters: dict[str, Value], name: str) -> bool:
 
 def read_outputs(request: pb.ModelInferRequest) -> tuple[str, ...]:
     """The names of the outputs asked for; none: all. Raises InvalidRequest."""
+    if not request.outputs:
+        return ()
     for tensor in request.outputs:
         for name in ("shared_memory_region", "classification"):
             if name in tensor.parameters:
@@ -149,15 +152,10 @@ def write_answer(
     request: pb.ModelInferRequest, runner: Runner, outputs: Iterable[tuple[str, Array]], step_index: int | None = None
 ) -> pb.ModelInferResponse:
     """`step_index`: where the sequence stands now."""
-    tensors, raw = [], []
+    answer = pb.ModelInferResponse(model_name=runner.name, model_version=runner.version, id=request.id)
     for name, array in outputs:
-        tensors.append(
-            pb.ModelInferResponse.InferOutputTensor(name=name, datatype=DATATYPES[array.dtype.name], shape=array.shape)
-        )
-        raw.append(array.tobytes())
-    answer = pb.ModelInferResponse(
-        model_name=runner.name, model_version=runner.version, id=request.id, outputs=tensors, raw_output_contents=raw
-    )
+        answer.outputs.add(name=name, datatype=_DATATYPES[array.dtype], shape=array.shape)
+        answer.raw_output_contents.append(array.tobytes())
     if step_index is not None:
         answer.parameters["step_index"].int64_param = step_index
     return answer

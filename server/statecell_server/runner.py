@@ -175,7 +175,7 @@ class Runner:
             self._loop.call_soon_threadsafe(self._land, batch)
 
     def _run(self, batch: Batch, rows: int) -> None:
-        began = time.perf_counter()
+        began = time.thread_time()
         failure: StatecellError | None = None
         try:
             self._executor.run(batch)
@@ -187,7 +187,7 @@ class Runner:
         if failure is not None:
             for step in batch.steps:
                 step.errors = dict.fromkeys(range(len(step.sessions)), failure)
-        seconds = time.perf_counter() - began
+        seconds = time.thread_time() - began
         self.busy[rows] += int(seconds * 1e9)
         # The least of late: a run that was disturbed says little of the next.
         known = self._seconds.get((batch.seq_len, rows), seconds)

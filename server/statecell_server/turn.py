@@ -1,7 +1,7 @@
 """Turn: one request of a sequence, and the Answer to it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from statecell.tensor import Array
 
@@ -16,8 +16,7 @@ def session_id(key: Key, *, durable: bool = False) -> str:
     return f"{DURABLE if durable else ''}sequence/{key[0]}/{key[1]}"
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
+class Turn(NamedTuple):
     """One request of a sequence."""
 
     model: str
@@ -41,8 +40,7 @@ class Turn:
         return hash((self.start, self.end, *((name, a.shape, a.tobytes()) for name, a in sorted(self.tensors.items()))))
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """The outputs by name, and the sequence's step_index after them."""
 
     runner: Runner
