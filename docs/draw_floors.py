@@ -23,7 +23,7 @@ def purpose(name: str, letters: int) -> str:
 
 
 def main() -> None:
-    rows = [sorted(floor - {"__init__"}) for floor in FLOORS]
+    rows = [sorted(floor) for floor in FLOORS]
     figure, axes = plt.subplots(figsize=(11, 0.78 * (len(rows) + 2)))
     for y, names in enumerate([["statecell (protos): wire, tensor, spec"], *rows]):
         width = 10 / len(names)

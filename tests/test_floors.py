@@ -7,14 +7,14 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = [
-    {"errors", "device", "cuda", "roll", "__init__"},
-    {"config", "arena", "inputs", "snapshot", "record"},
-    {"host_arena"},
-    {"runtime"},
-    {"ort_session", "state_graph", "torchscript_runtime", "invariance", "sessions", "store"},
-    {"onnx_runtime", "graph_arena", "scheduler", "spill", "valkey_store", "guarded_store"},
-    {"graph_runtime", "executor", "journal", "allotment"},
-    {"runner"},
+    {"errors", "device", "cuda", "roll", "exchange", "front.frames", "front.allowance"},
+    {"config", "arena", "inputs", "snapshot", "record", "front.headers"},
+    {"host_arena", "front.messages"},
+    {"runtime", "front.call"},
+    {"ort_session", "state_graph", "torchscript_runtime", "invariance", "sessions", "store", "front.outflow"},
+    {"onnx_runtime", "graph_arena", "scheduler", "spill", "valkey_store", "guarded_store", "front.connection"},
+    {"graph_runtime", "executor", "journal", "allotment", "front.server"},
+    {"runner", "front"},
     {"repository", "ticket"},
     {"takeover"},
     {"intake"},
@@ -22,14 +22,16 @@ FLOORS = [
     {"ended", "engine"},
     {"sequences"},
     {"wire", "oip_wire"},
-    {"stream", "oip_stream", "oip_model"},
+    {"stream", "oip_stream", "oip_model", "grpcio_front"},
     {"service"},
     {"oip_service"},
     {"app"},
     {"__main__"},
 ]
 """The server's modules; each imports only from floors below its own."""
-CORE = set().union(*FLOORS[: FLOORS.index({"wire", "oip_wire"})])
+FRONT = {name for floor in FLOORS for name in floor if name.split(".")[0] == "front"}
+"""What speaks HTTP/2 and gRPC, and knows no message of ours."""
+CORE = set().union(*FLOORS[: FLOORS.index({"wire", "oip_wire"})]) - FRONT
 """What knows neither protobuf nor gRPC."""
 
 
@@ -54,7 +56,17 @@ def imports(path: Path) -> set[str]:
 
 
 def server_modules() -> dict[str, Path]:
-    return {path.stem: path for path in (ROOT / "server/statecell_server").glob("*.py")}
+    """By their names within the package; a package's own is that of its __init__."""
+    folder = ROOT / "server/statecell_server"
+    paths = {path.relative_to(folder).with_suffix("").as_posix().replace("/", "."): path for path in folder.rglob("*.py")}
+    return {name.removesuffix(".__init__"): path for name, path in paths.items() if name != "__init__"}
+
+
+def own(path: Path) -> set[str]:
+    """The server's modules that the file imports."""
+    names = {name.removeprefix("statecell_server.") for name in imports(path) if name.startswith("statecell_server.")}
+    known = server_modules().keys()
+    return {name if name in known else name.rpartition(".")[0] for name in names} & known
 
 
 def test_every_module_of_the_server_has_a_floor() -> None:
@@ -65,8 +77,13 @@ def test_every_module_of_the_server_has_a_floor() -> None:
 def test_the_server_imports_downwards(floor: int) -> None:
     below = set().union(*FLOORS[:floor])
     for name in FLOORS[floor]:
-        own = {m.split(".")[1] for m in imports(server_modules()[name]) if m.startswith("statecell_server.")} - {"__version__"}
-        assert own <= below, f"{name} imports {own - below}"
+        assert own(server_modules()[name]) <= below, f"{name} imports {own(server_modules()[name]) - below}"
+
+
+@pytest.mark.parametrize("name", sorted(FRONT))
+def test_the_front_knows_nothing_of_the_rest(name: str) -> None:
+    assert own(server_modules()[name]) <= FRONT | {"exchange"}
+    assert not {module.split(".")[0] for module in imports(server_modules()[name])} & {"google", "statecell", "numpy"}
 
 
 @pytest.mark.parametrize("name", sorted(CORE))
