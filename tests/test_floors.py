@@ -14,7 +14,7 @@ FLOORS = [
     {"ort_session", "state_graph", "torchscript_runtime", "invariance", "sessions", "store", "front.outflow"},
     {"onnx_runtime", "graph_arena", "scheduler", "spill", "valkey_store", "guarded_store", "front.connection"},
     {"graph_runtime", "executor", "journal", "allotment", "front.server"},
-    {"runner", "front"},
+    {"runner"},
     {"repository", "ticket"},
     {"takeover"},
     {"intake"},
@@ -56,10 +56,10 @@ def imports(path: Path) -> set[str]:
 
 
 def server_modules() -> dict[str, Path]:
-    """By their names within the package; a package's own is that of its __init__."""
+    """By their names within the package."""
     folder = ROOT / "server/statecell_server"
     paths = {path.relative_to(folder).with_suffix("").as_posix().replace("/", "."): path for path in folder.rglob("*.py")}
-    return {name.removesuffix(".__init__"): path for name, path in paths.items() if name != "__init__"}
+    return {name: path for name, path in paths.items() if path.stem != "__init__"}
 
 
 def own(path: Path) -> set[str]:

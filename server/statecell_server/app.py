@@ -13,7 +13,7 @@ from statecell.v1 import inference_pb2_grpc
 
 from statecell_server.config import Config, ConfigError
 from statecell_server.engine import Engine
-from statecell_server.front import Server
+from statecell_server.front.server import Server
 from statecell_server.grpcio_front import GrpcioServer
 from statecell_server.guarded_store import GuardedStore
 from statecell_server.oip_service import GRPCInferenceService

@@ -1,5 +1,1 @@
 """The front: gRPC over HTTP/2 on the event loop, in place of grpcio's own server. Knows no message of ours."""
-
-from statecell_server.front.server import Server
-
-__all__ = ["Server"]
