@@ -23,6 +23,7 @@ class Traffic:
     together: int = 1  # sessions in a message
     seq_len: int = 1  # time steps in a message
     window: int = 1  # messages that a caller has in flight
+    front: str = "http2"  # of the server
 
     @property
     def key(self) -> str:
@@ -52,13 +53,15 @@ OURS = (
     Traffic("message", 64, together=64),
     Traffic("message ahead", 64, together=64, window=4),
     Traffic("runs of 32", 16, seq_len=32),
+    Traffic("unary, --front grpcio", 64, STEP, front="grpcio"),
+    Traffic("stream, --front grpcio", 64, front="grpcio"),
 )
 ECHOED = ("unary 1", "unary 64", "stream 1", "stream 64", "message 64")
 
 
-def statecell(model: str) -> list[str]:
+def statecell(model: str, front: str = "http2") -> list[str]:
     """The command that serves this model."""
-    return module("statecell_server", "--models", repository(model), "--port", 0)
+    return module("statecell_server", "--models", repository(model), "--port", 0, "--front", front)
 
 
 @contextmanager
@@ -79,7 +82,7 @@ def part(model: str, setup: Setup) -> Iterator[list[Measurement]]:
             ]
         # A server for each kind of traffic, so that its batch sizes are of that traffic alone.
         for traffic in OURS:
-            server = stack.enter_context(listening(statecell(model), setup.server_core))
+            server = stack.enter_context(listening(statecell(model, traffic.front), setup.server_core))
             run = partial(_ours, traffic, model, server, setup)
             found.append(Measurement(f"{model}/server/{traffic.key}", run, server.batches))
         yield found

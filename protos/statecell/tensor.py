@@ -1,5 +1,6 @@
 """Tensors between NumPy and the wire, without a copy where NumPy allows it."""
 
+import math
 import sys
 from typing import Any
 
@@ -30,13 +31,16 @@ class TensorError(ValueError):
     """A tensor on the wire contradicts itself. The sender's fault: its shape, dtype and data must agree."""
 
 
-def pack(name: str, array: Array) -> tensor_pb2.Tensor:
-    """`array` as a Tensor. Raises TensorError where the wire has no such dtype."""
+def pack(name: str, array: Array, into: tensor_pb2.Tensor | None = None) -> tensor_pb2.Tensor:
+    """`array` as a Tensor; `into`: one that is in its message already. Raises TensorError where the wire has no such dtype."""
     code = _CODES.get(array.dtype)
     if code is None:
         known = ", ".join(sorted(dtype.name for dtype in _CODES))
         raise TensorError(f"tensor {name!r} has dtype {array.dtype}, expected one of {known}")
-    return tensor_pb2.Tensor(name=name, dtype=code, shape=array.shape, data=array.tobytes())  # type: ignore[arg-type]
+    tensor = tensor_pb2.Tensor() if into is None else into
+    tensor.name, tensor.dtype, tensor.data = name, code, array.tobytes()  # type: ignore[assignment]
+    tensor.shape.extend(array.shape)
+    return tensor
 
 
 def unpack(tensor: tensor_pb2.Tensor) -> Array:
@@ -44,12 +48,10 @@ def unpack(tensor: tensor_pb2.Tensor) -> Array:
     dtype = _DTYPES.get(tensor.dtype)
     if dtype is None:
         raise TensorError(f"tensor {tensor.name!r} has dtype code {tensor.dtype}, expected one of {sorted(_DTYPES)}")
-    shape = tuple(tensor.shape)
+    shape, data = tensor.shape[:], tensor.data
     try:
-        if shape and min(shape) < 0:
-            raise ValueError("reshape would take a negative size as a wildcard")
-        return np.frombuffer(tensor.data, dtype).reshape(shape)
-    except ValueError:
-        raise TensorError(
-            f"tensor {tensor.name!r} says {dtype.name}{list(shape)} but has {len(tensor.data)} bytes of data"
-        ) from None
+        if math.prod(shape) * dtype.itemsize == len(data):
+            return np.ndarray(shape, dtype, data)
+    except ValueError:  # sizes that NumPy does not take: negative ones, too many, or too large
+        pass
+    raise TensorError(f"tensor {tensor.name!r} says {dtype.name}{shape} but has {len(data)} bytes of data")

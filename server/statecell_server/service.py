@@ -62,7 +62,9 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     @unary
     async def Infer(self, request: pb.InferRequest) -> pb.InferResponse:
         outputs = await self._engine.infer(request.model, request.version, read_tensors(request.inputs))
-        return pb.InferResponse(outputs=write_tensors(outputs.items()))
+        reply = pb.InferResponse()
+        write_tensors(outputs.items(), reply.outputs)
+        return reply
 
     @unary
     async def CreateSession(self, request: pb.CreateSessionRequest) -> pb.CreateSessionResponse:
@@ -82,7 +84,9 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     async def Step(self, request: pb.StepRequest) -> pb.StepResponse:
         index = request.step_index if request.HasField("step_index") else None
         outputs, index = await self._engine.step(request.session_id, read_tensors(request.inputs), index)
-        return pb.StepResponse(outputs=write_tensors(outputs.items()), step_index=index)
+        reply = pb.StepResponse(step_index=index)
+        write_tensors(outputs.items(), reply.outputs)
+        return reply
 
     async def StreamSteps(self, _: AsyncIterator[pb.StreamStepsRequest], context: Context) -> None:
         call, stream = carrier(context), StepStream(self._engine)

@@ -46,12 +46,11 @@ class StepStream:
     def _answer(self, message: pb.StreamStepsRequest, ticket: Ticket) -> None:
         self._tickets.discard(ticket)
         positions, outputs, indexes = ticket.outcome()
-        self._reply(
-            pb.StreamStepsResponse(
-                id=message.id,
-                session_ids=[message.session_ids[position] for position in positions],
-                outputs=write_tensors(zip(ticket.output_names, outputs, strict=False)),
-                step_indexes=indexes,
-                errors=[write_error(i, message.session_ids[i], error) for i, error in sorted(ticket.errors.items())],
-            )
-        )
+        ids = message.session_ids
+        reply = pb.StreamStepsResponse(id=message.id)
+        reply.session_ids.extend(ids if len(positions) == len(ids) else [ids[position] for position in positions])
+        write_tensors(zip(ticket.output_names, outputs, strict=False), reply.outputs)
+        reply.step_indexes.extend(indexes)
+        for position, error in sorted(ticket.errors.items()):
+            reply.errors.append(write_error(position, ids[position], error))
+        self._reply(reply)

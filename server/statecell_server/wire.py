@@ -57,9 +57,10 @@ def read_tensors(tensors: Iterable[tensor_pb2.Tensor]) -> dict[str, Array]:
     return arrays
 
 
-def write_tensors(arrays: Iterable[tuple[str, Array]]) -> list[tensor_pb2.Tensor]:
-    """Each with its name."""
-    return [pack(name, array) for name, array in arrays]
+def write_tensors(arrays: Iterable[tuple[str, Array]], into: Any) -> None:
+    """Each with its name, into a message's own list: what is made beside it would be copied there."""
+    for name, array in arrays:
+        pack(name, array, into.add())
 
 
 def write_model(runner: Runner) -> model_pb2.Model:
@@ -100,15 +101,16 @@ def read_snapshot(message: pb.Snapshot) -> Snapshot:
 
 
 def write_snapshot(snapshot: Snapshot) -> pb.Snapshot:
-    return pb.Snapshot(
+    message = pb.Snapshot(
         format=snapshot.format,
         model=snapshot.model,
         digest=snapshot.digest,
         batch=snapshot.batch,
         step_index=snapshot.step_index,
-        states=write_tensors(snapshot.states.items()),
         checksum=snapshot.checksum(),
     )
+    write_tensors(snapshot.states.items(), message.states)
+    return message
 
 
 def write_status(error: StatecellError) -> status_pb2.Status:
