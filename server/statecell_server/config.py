@@ -28,7 +28,7 @@ class Config:
     spill_memory: int = 1 << 30
     session_ttl: float = 3600.0
     max_batch: int = 256
-    max_queue: int = 4096
+    max_queue: int = 16_384
     max_message: int = 64 << 20
     threads: int = 1
     drain_seconds: float = 10.0
