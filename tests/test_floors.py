@@ -8,12 +8,13 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FLOORS = [
     {"errors", "device", "cuda", "roll", "__init__"},
-    {"config", "arena", "inputs", "snapshot", "record"},
+    {"config", "arena", "inputs", "snapshot", "record", "reply"},
     {"host_arena"},
     {"runtime"},
     {"ort_session", "state_graph", "torchscript_runtime", "invariance", "sessions", "store"},
-    {"onnx_runtime", "graph_arena", "scheduler", "spill", "valkey_store", "guarded_store"},
-    {"graph_runtime", "executor", "journal", "allotment"},
+    {"onnx_runtime", "graph_arena", "step", "spill", "valkey_store", "guarded_store"},
+    {"graph_runtime", "scheduler", "executor", "journal", "allotment"},
+    {"ledger"},
     {"runner"},
     {"repository", "ticket"},
     {"takeover"},

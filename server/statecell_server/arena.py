@@ -57,6 +57,8 @@ class StateArena(ABC):
                 )
             self._free[:0] = range(capacity - 1, self.capacity - 1, -1)
             self.capacity = capacity
+        if count == 1:
+            return [self._free.pop()]
         taken = self._free[-count:][::-1] if count else []
         del self._free[len(self._free) - count :]
         return taken

@@ -50,7 +50,7 @@ class Engine:
         self._config = config
         self._changed = changed
         self._takeover = Takeover(store, self.sessions, self.models, self._enter) if store is not None else None
-        self._intake = Intake(self.sessions, self.models, self._takeover)
+        self._intake = Intake(self.sessions, self._takeover)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -106,7 +106,7 @@ class Engine:
 
     def runner(self, session: Session) -> Runner:
         """Where the session's steps are run."""
-        return self.models.get(session.model, session.version)
+        return session.runner
 
     @staticmethod
     def _users(runner: Runner) -> int:
@@ -148,9 +148,9 @@ class Engine:
         runner = self.models.get(model, version)
         given, states = split_states(runner.spec, tensors)
         inputs = runner.check(given, None)
-        session = Session("", runner.name, runner.version, batch=inputs.rows)
+        session = Session("", runner, inputs.rows)
         if states:
-            session.loaded = check_states(runner.spec, states, inputs.rows)
+            session.load(check_states(runner.spec, states, inputs.rows))
 
         def submit(done: Callable[[Ticket], None]) -> Ticket:
             return self._intake.place_alone(runner, session, inputs, done)
@@ -212,9 +212,9 @@ class Engine:
         batch = batch or 1
         if batch < 1 or (batch > 1 and not spec.has_batch):
             raise InvalidRequest(f"batch is {batch}, expected {'1 or more' if spec.has_batch else '1'}", field="batch")
-        session = Session(session_id or self.sessions.issue(durable=durable), runner.name, runner.version, batch, durable)
+        session = Session(session_id or self.sessions.issue(durable=durable), runner, batch, durable)
         if state:
-            session.loaded = [np.array(a) for a in check_states(spec, state, batch)]
+            session.load([np.array(a) for a in check_states(spec, state, batch)])
         if snapshot is not None:
             session.step_index = snapshot.step_index
         await self._found([session], runner)
@@ -298,8 +298,9 @@ class Engine:
             loaded = states_of(record, runner.spec)
             forks = []
             for _ in range(count or 1):
-                fork = Session(self.sessions.issue(durable=True), runner.name, runner.version, record.batch, durable=True)
-                fork.step_index, fork.loaded = record.step_index, loaded
+                fork = Session(self.sessions.issue(durable=True), runner, record.batch, durable=True)
+                fork.step_index = record.step_index
+                fork.load(loaded)
                 forks.append(fork)
         else:
             session = self.sessions.get(session_id)

@@ -55,8 +55,9 @@ class InputCheck:
             return None
         if name not in ("", tensor.name) or shape[batch_axis] != (rows or shape[batch_axis]):
             return None
-        if any(shape[axis] != size for axis, size in self._fixed[0]):
-            return None
+        for axis, size in self._fixed[0]:
+            if shape[axis] != size:
+                return None
         return Inputs([array], 1 if time_axis is None else shape[time_axis], shape[batch_axis])
 
     def _any(self, tensors: Mapping[str, Array], rows: int | None) -> Inputs:
