@@ -48,7 +48,7 @@ class Intake:
         """A step of a session that is in no table."""
         ticket = Ticket(done)
         ticket.begin(runner, [session], inputs, [None])
-        self._queue(ticket, [0], [session.step_index])
+        self._queue(ticket, [0], [session], [session.step_index])
         ticket.settle()
         return ticket
 
@@ -77,24 +77,36 @@ class Intake:
         step_indexes: Sequence[int | None],
         absent: Mapping[str, StatecellError],
     ) -> None:
-        found = self._sessions.find(session_ids)
-        known = [s for s in found if s is not None]
-        if absent or len(known) < len(found):
-            found, known = self._missing(ticket, session_ids, found, absent)
-        runner = known[0].runner
-        if [s for s in known if s.runner is not runner]:
-            raise InvalidRequest("the sessions of one message must be of one model and version", field="session_ids")
-        inputs = self._inputs(runner, known, len(found), tensors)
+        found, known = self._find(ticket, session_ids, absent)
+        runner, rows = known[0].runner, 0
+        for session in known:
+            if session.runner is not runner:
+                raise InvalidRequest("the sessions of one message must be of one model and version", field="session_ids")
+            rows += session.batch
+        if len(known) == len(found):
+            inputs = runner.check(tensors, rows)
+        else:
+            # The rows of sessions that are not there are skipped, if the message leaves no doubt how many they are.
+            inputs = runner.check(tensors, None)
+            if inputs.rows - rows != len(found) - len(known):
+                raise ShapeMismatch(f"the inputs have {inputs.rows} rows, expected {rows} and one for each unknown session")
         ticket.begin(runner, found, inputs, step_indexes)
         if self._takeover is not None:
             ticket.again = functools.partial(self._again, self._takeover)
         self._place(ticket, range(len(found)))
 
-    def _missing(
-        self, ticket: Ticket, session_ids: Sequence[str], found: list[Session | None], absent: Mapping[str, StatecellError]
-    ) -> tuple[list[Session | None], list[Session]]:
-        """Puts down why some sessions are not there. Gives all of them, and those that are. Raises where none is."""
-        found = [None if i in absent else s for i, s in zip(session_ids, found, strict=True)]
+    def _find(
+        self, ticket: Ticket, session_ids: Sequence[str], absent: Mapping[str, StatecellError]
+    ) -> tuple[Sequence[Session | None], Sequence[Session]]:
+        """All of them, None where one is not there, and those that are. Puts down why some are not; raises where none is."""
+        if not absent:
+            try:
+                known = self._sessions.find(session_ids)
+            except KeyError:
+                pass
+            else:
+                return known, known
+        found = [None if i in absent else self._sessions.known(i) for i in session_ids]
         for position, session_id in enumerate(session_ids):
             if found[position] is None:
                 ticket.errors[position] = absent.get(session_id) or self._sessions.absent(session_id)
@@ -108,45 +120,35 @@ class Intake:
         ids = {position: session.id for position in positions if (session := ticket.sessions[position]) is not None}
 
         def late(absent: Mapping[str, StatecellError]) -> None:
-            errors = {}
+            errors, sessions = {}, list(ticket.sessions)
             for position, session_id in ids.items():
                 session = self._sessions.known(session_id)
                 if session is None or session_id in absent:
                     errors[position] = absent.get(session_id) or self._sessions.absent(session_id)
                 else:
-                    ticket.sessions[position] = session
+                    sessions[position] = session
             if not ticket.cancelled:
                 ticket.errors |= errors
+                ticket.sessions = sessions
                 self._place(ticket, [position for position in positions if position not in errors])
                 ticket.settle()
 
         takeover.request(list(ids.values()), [ticket.step_indexes[position] for position in ids], late)
 
-    @staticmethod
-    def _inputs(runner: Runner, known: Sequence[Session], count: int, tensors: Mapping[str, Array]) -> Inputs:
-        rows = sum([s.batch for s in known])
-        if len(known) == count:
-            return runner.check(tensors, rows)
-        # The rows of sessions that are not there are skipped, if the message leaves no doubt how many they are.
-        inputs = runner.check(tensors, None)
-        if inputs.rows - rows != count - len(known):
-            raise ShapeMismatch(f"the inputs have {inputs.rows} rows, expected {rows} and one for each unknown session")
-        return inputs
-
     def _place(self, ticket: Ticket, positions: Sequence[int]) -> None:
         """New steps are queued, as one Step where they can be; repeated ones find their reply or the step in flight."""
         for group in self._groups(ticket, positions):
-            new, starts = self._new(ticket, group)
+            new, sessions, starts = self._new(ticket, group)
             if new:
-                self._queue(ticket, new, starts)
+                self._queue(ticket, new, sessions, starts)
 
     @staticmethod
     def _groups(ticket: Ticket, positions: Sequence[int]) -> Iterable[Sequence[int]]:
         """Positions that may share a step: a session that is named again takes its steps one after the other."""
+        if len(positions) == 1 or (not ticket.runner.sharing.alone and len(set(ticket.sessions)) == len(ticket.sessions)):
+            return [positions]
         if ticket.runner.sharing.alone:
             return [[position] for position in positions]
-        if len(set(ticket.sessions)) == len(ticket.sessions):
-            return [positions]
         groups: list[list[int]] = [[]]
         seen: set[Session | None] = set()
         for position in positions:
@@ -158,9 +160,10 @@ class Intake:
         return groups
 
     @staticmethod
-    def _new(ticket: Ticket, positions: Sequence[int]) -> tuple[list[int], list[int]]:
-        """The positions whose steps are new, and the step_indexes that they start from. The others are answered."""
+    def _new(ticket: Ticket, positions: Sequence[int]) -> tuple[list[int], list[Session], list[int]]:
+        """The positions whose steps are new, their sessions, and where they start from. The others are answered."""
         new: list[int] = []
+        moving: list[Session] = []
         starts: list[int] = []
         sessions, indexes, now = ticket.sessions, ticket.step_indexes, time.time()
         for position in positions:
@@ -183,21 +186,20 @@ class Intake:
                     continue
                 start = session.next_index
             new.append(position)
+            moving.append(session)
             starts.append(start)
-        return new, starts
+        return new, moving, starts
 
     @staticmethod
-    def _queue(ticket: Ticket, new: list[int], starts: list[int]) -> None:
-        inputs, sessions = ticket.inputs, ticket.sessions
-        if len(new) < len(sessions):
-            sessions = [sessions[position] for position in new]
+    def _queue(ticket: Ticket, new: list[int], sessions: list[Session], starts: list[int]) -> None:
+        runner, inputs = ticket.runner, ticket.inputs
+        if len(new) < len(ticket.sessions):
             rows = ticket.rows(new)
             if len(rows) < inputs.rows:
-                inputs = inputs.take(ticket.runner.spec, rows)
-        repeatable = ticket.step_indexes[new[0]] is not None
-        step = Step([s for s in sessions if s is not None], inputs, starts, ticket.runner.spec.streamable, repeatable)
+                inputs = inputs.take(runner.spec, rows)
+        step = Step(sessions, inputs, starts, runner.spec.streamable, ticket.step_indexes[new[0]] is not None)
         try:
-            ticket.runner.submit(step)
+            runner.submit(step)
         except QueueFull as error:
             ticket.errors.update(dict.fromkeys(new, error))
         else:

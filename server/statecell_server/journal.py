@@ -85,7 +85,7 @@ class Journal:
         ]
 
     @staticmethod
-    def _slots(step: Step, position: int) -> list[int]:
+    def _slots(step: Step, position: int) -> Sequence[int]:
         first = sum(s.batch for s in step.sessions[:position])
         return step.slots[first : first + step.sessions[position].batch]
 

@@ -71,7 +71,7 @@ class Ledger:
         seq_len, replied = step.inputs.seq_len, step.inputs.seq_len if step.repeatable else 0
         replies: Iterable[bytes] = repeat(b"")
         if replied and step.outputs:
-            replies = self._replies.cut(step.outputs, [s.batch for s in step.sessions])
+            replies = self._replies.cut(step.outputs, step.batches)
         moves: Iterable[Move] = zip(step.sessions, step.slots_of_each(), replies, strict=False)
         if step.errors or not step.waiters:
             moves = self._refuse(step, moves, freed)

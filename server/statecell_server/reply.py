@@ -35,9 +35,7 @@ class Replies:
         """The replies to sessions of these batches, whose rows are stacked in `outputs`."""
         if len(outputs) == 1:
             return _cut(outputs[0].transpose(self._orders[0]).tobytes(), batches)
-        parts = [
-            _cut(array.transpose(order).tobytes(), batches) for array, order in zip(outputs, self._orders, strict=True)
-        ]
+        parts = [_cut(array.transpose(order).tobytes(), batches) for array, order in zip(outputs, self._orders, strict=True)]
         return [b"".join(pieces) for pieces in zip(*parts, strict=True)]
 
     def open(self, data: bytes, seq_len: int, batch: int) -> list[Array]:

@@ -6,7 +6,6 @@ import queue
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
 
 import numpy as np
 from statecell.tensor import Array
@@ -15,7 +14,7 @@ from statecell_server.allotment import allot
 from statecell_server.config import Config
 from statecell_server.errors import InternalError, StatecellError
 from statecell_server.executor import Executor
-from statecell_server.inputs import InputCheck, Inputs
+from statecell_server.inputs import InputCheck
 from statecell_server.invariance import decide
 from statecell_server.journal import Journal, Stamp
 from statecell_server.ledger import Ledger

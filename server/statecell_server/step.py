@@ -56,12 +56,17 @@ class Step:
         """Whether there is no session left that it could advance."""
         return len(self.errors) == len(self.sessions)
 
+    @property
+    def batches(self) -> Sequence[int]:
+        """The rows of each session."""
+        return (1,) * len(self.sessions) if len(self.sessions) == self.inputs.rows else [s.batch for s in self.sessions]
+
     def slots_of_each(self) -> Iterable[tuple[int, ...]]:
         """The slots to write, session by session; none where it never came so far as to have any."""
         if len(self.slots) == len(self.sessions):
-            return zip(self.slots)  # noqa: B905  tuples of one slot each
-        stops = accumulate(s.batch for s in self.sessions)
-        return [tuple(self.slots[stop - s.batch : stop]) for s, stop in zip(self.sessions, stops, strict=True)]
+            return zip(self.slots)
+        stops = accumulate(self.batches)
+        return [tuple(self.slots[stop - batch : stop]) for batch, stop in zip(self.batches, stops, strict=True)]
 
     def position_of(self, session: Session) -> int:
         """Where the session is in `sessions`."""

@@ -32,25 +32,15 @@ class Ticket:
         self._replies: dict[int, Reply] = {}
         self._steps: list[tuple[Step, list[int]]] = []  # and the positions that it answers
         self._open = 1  # steps that are not over, and the submission itself
-        self._runner: Runner | None = None
-        self.sessions: list[Session | None] = []
+        self.sessions: Sequence[Session | None] = ()
+        self.output_names: Sequence[str] = ()  # none where no session of the request was found
 
     def begin(
         self, runner: Runner, sessions: Sequence[Session | None], inputs: Inputs, step_indexes: Sequence[int | None]
     ) -> None:
         """When the sessions are known."""
-        self._runner, self.sessions, self.inputs, self.step_indexes = runner, list(sessions), inputs, step_indexes
-
-    @property
-    def runner(self) -> Runner:
-        """Of a ticket that has begun."""
-        assert self._runner is not None, "the sessions are not known yet"
-        return self._runner
-
-    @property
-    def output_names(self) -> Sequence[str]:
-        """None where no session of the request was found."""
-        return self._runner.output_names if self._runner is not None else ()
+        self.runner, self.inputs = runner, inputs
+        self.sessions, self.step_indexes, self.output_names = sessions, step_indexes, runner.output_names
 
     @property
     def over(self) -> bool:
