@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = [
-    {"errors", "device", "cuda", "roll", "__init__"},
+    {"errors", "device", "cuda", "roll", "cohort", "__init__"},
     {"config", "arena", "inputs", "snapshot", "record", "reply"},
     {"host_arena"},
     {"runtime"},

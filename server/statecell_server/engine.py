@@ -44,7 +44,7 @@ class Engine:
     def __init__(self, config: Config, store: StateStore | None = None, changed: Callable[[], None] = lambda: None) -> None:
         """Loads the models. `changed` is called when there are others. Raises runtime.LoadError."""
         self.sessions = Sessions(config.session_ttl)
-        self.models = Repository(config, store, self.sessions.mark)
+        self.models = Repository(config, store, self.sessions)
         self.draining = False
         self._handed_over = False
         self._config = config
@@ -248,10 +248,11 @@ class Engine:
     def _enter(self, session: Session, runner: Runner) -> Session:
         if self.draining:
             raise Draining("the server is about to stop and takes no new sessions")
-        excess = runner.rows + session.batch - runner.capacity
+        held = runner.sessions.rows
+        excess = held + session.batch - runner.capacity
         if excess > 0 and not self._make_room(runner, excess):
             raise StateBudgetExceeded(
-                f"{runner.rows} rows of state are held, {session.batch} more would exceed the {runner.capacity} that fit "
+                f"{held} rows of state are held, {session.batch} more would exceed the {runner.capacity} that fit "
                 "into --state-memory and --spill-memory",
                 model=runner.name,
             )

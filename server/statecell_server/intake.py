@@ -1,7 +1,6 @@
 """Intake: from a request to its steps in a runner's queue."""
 
 import functools
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from statecell.tensor import Array
@@ -159,13 +158,12 @@ class Intake:
             groups[-1].append(position)
         return groups
 
-    @staticmethod
-    def _new(ticket: Ticket, positions: Sequence[int]) -> tuple[list[int], list[Session], list[int]]:
+    def _new(self, ticket: Ticket, positions: Sequence[int]) -> tuple[list[int], list[Session], list[int]]:
         """The positions whose steps are new, their sessions, and where they start from. The others are answered."""
         new: list[int] = []
         moving: list[Session] = []
         starts: list[int] = []
-        sessions, indexes, now = ticket.sessions, ticket.step_indexes, time.time()
+        sessions, indexes, now = ticket.sessions, ticket.step_indexes, self._sessions.now()
         for position in positions:
             session, index = sessions[position], indexes[position]
             if session is None:

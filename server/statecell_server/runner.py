@@ -11,6 +11,7 @@ import numpy as np
 from statecell.tensor import Array
 
 from statecell_server.allotment import allot
+from statecell_server.cohort import Cohort
 from statecell_server.config import Config
 from statecell_server.errors import InternalError, StatecellError
 from statecell_server.executor import Executor
@@ -21,7 +22,7 @@ from statecell_server.ledger import Ledger
 from statecell_server.reply import Replies
 from statecell_server.runtime import Runtime
 from statecell_server.scheduler import Scheduler
-from statecell_server.sessions import INITIAL, Session
+from statecell_server.sessions import INITIAL, Residents, Session, Sessions
 from statecell_server.step import Batch, Step
 from statecell_server.store import StateStore
 
@@ -40,8 +41,10 @@ class Runner:
     session names yet. That is what makes a failed, cancelled or refused step leave the state as it was.
     """
 
-    def __init__(self, name: str, version: str, runtime: Runtime, config: Config, store: StateStore | None, owner: str) -> None:
-        """`owner`: this server's mark in the records that it writes to the store."""
+    def __init__(
+        self, name: str, version: str, runtime: Runtime, config: Config, store: StateStore | None, sessions: Sessions
+    ) -> None:
+        """`sessions`: all that the server has."""
         max_batch = config.max_batch
         self.name = name
         self.version = version
@@ -51,11 +54,10 @@ class Runner:
         self.output_names = [t.name for t in self.spec.outputs]
         self.sharing = decide(runtime, config.batch_variance, max_batch)
         self.arena = runtime.arena(config.state_memory, max_batch * (1 if store is None else STORE_BATCHES))
-        stamp = Stamp(name, version, runtime.digest, owner)
+        stamp = Stamp(name, version, runtime.digest, sessions.mark)
         self.journal = None if store is None else Journal(store, stamp, self.spec, self.arena, config.save_every)
         self.scheduler = Scheduler(self.spec, self.sharing.max_batch, config.max_queue, self.sharing.run_length)
-        self.sessions: set[Session] = set()
-        self.rows = 0  # that they hold, in the arena or beside it
+        self.sessions = Residents(sessions, self)
         self.capacity = self.arena.budget + config.spill_memory // max(self.arena.row_bytes, 1)
         self.batches: Counter[int] = Counter()  # runs made, by their number of rows
         self.busy: Counter[int] = Counter()  # nanoseconds in them
@@ -64,7 +66,8 @@ class Runner:
         self._ledger = Ledger(self.arena, self.scheduler, self.replies, self.journal, self._wake)
         self._executor = Executor(runtime, self.arena, self.sharing.min_batch)
         self._seconds: dict[tuple[int, int], float] = {}  # what a run of (seq_len, rows) took
-        self._work: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
+        self._cohort = Cohort()
+        self._work: queue.SimpleQueue[Batch | float | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._compute, name=f"compute-{name}-{version}", daemon=True)
         self._busy = self._woken = False
 
@@ -112,7 +115,6 @@ class Runner:
     def enter(self, session: Session) -> None:
         """The session is here from now on."""
         self.sessions.add(session)
-        self.rows += session.batch
 
     def leave(self, session: Session, error: StatecellError) -> None:
         """The session is here no more; `error` tells those who wait for it."""
@@ -123,7 +125,6 @@ class Runner:
     def forget(self, session: Session) -> None:
         """It no longer counts."""
         self.sessions.remove(session)
-        self.rows -= session.batch
 
     def _wake(self) -> None:
         """Launches a batch in the loop's next turn. What else arrives in this one joins it, and others have their turn."""
@@ -133,6 +134,9 @@ class Runner:
 
     def _launch(self) -> None:
         """The next batch, if anything waits; in this turn of the loop or, where it takes longer, on the compute thread."""
+        if pause := self._cohort.pause(self.scheduler.singles):
+            self._work.put(pause)
+            return
         self._woken = False
         while (batch := self.scheduler.next_batch()) is not None:
             batch.steps = [step for step in batch.steps if self._equip(step)]
@@ -162,10 +166,14 @@ class Runner:
         return False
 
     def _compute(self) -> None:
-        """The compute thread."""
-        while (batch := self._work.get()) is not None:
-            self._run(batch, batch.rows)
-            self._loop.call_soon_threadsafe(self._land, batch)
+        """The compute thread. It counts the pauses as well: the loop's own timers know whole milliseconds only."""
+        while (work := self._work.get()) is not None:
+            if isinstance(work, Batch):
+                self._run(work, work.rows)
+                self._loop.call_soon_threadsafe(self._land, work)
+            else:
+                time.sleep(work)
+                self._loop.call_soon_threadsafe(self._launch)
 
     def _run(self, batch: Batch, rows: int) -> None:
         began = time.perf_counter()
@@ -181,6 +189,7 @@ class Runner:
             for step in batch.steps:
                 step.fail_all(failure)
         seconds = time.perf_counter() - began
+        batch.seconds = seconds
         self.busy[rows] += int(seconds * 1e9)
         # The least of late: a run that was disturbed says little of the next.
         known = self._seconds.get((batch.seq_len, rows), seconds)
@@ -199,5 +208,7 @@ class Runner:
                 self.scheduler.ran(step)
             else:
                 over.append(step)
+        if batch.seq_len == 1:
+            self._cohort.answered(len(over), self.scheduler.singles, batch.seconds)
         self._ledger.close(over)
         self._wake()

@@ -33,6 +33,11 @@ class Scheduler:
         self._single_seconds = 0.0  # of a run of one time step
         self._pace = 0.0  # seconds of a time step within a longer run
 
+    @property
+    def singles(self) -> int:
+        """Single steps that wait, where nothing else does."""
+        return 0 if self._long else len(self._single)
+
     @staticmethod
     def _batches(spec: ModelSpec) -> bool:
         tensors = (*spec.outputs, *(s.tensor for s in spec.states))

@@ -100,6 +100,7 @@ class Batch:
 
     steps: list[Step]
     seq_len: int
+    seconds: float = 0.0  # that the run took
 
     @property
     def rows(self) -> int:
