@@ -18,12 +18,13 @@ class Cohort:
     """
 
     def __init__(self) -> None:
-        self._expected = self._seen = 0
+        self.expected = 0  # steps, until they are no longer waited for
+        self._seen = 0
         self._pause = self._end = 0.0
 
     def answered(self, steps: int, waiting: int, seconds: float) -> None:
-        """A run of `seconds` has answered so many single steps; others wait."""
-        self._expected = steps + waiting if seconds > LONG_SECONDS else 0
+        """A long run, of `seconds`, has answered so many single steps; others wait."""
+        self.expected = steps + waiting
         self._seen, self._pause, self._end = 0, PAUSE * seconds, time.perf_counter() + MOST * seconds
 
     def pause(self, waiting: int) -> float:
@@ -31,8 +32,8 @@ class Cohort:
 
         As long as more of them come; not at all where all have come back, as one caller alone always has.
         """
-        if self._seen < waiting < self._expected and time.perf_counter() < self._end:
+        if self._seen < waiting < self.expected and time.perf_counter() < self._end:
             self._seen = waiting
             return self._pause
-        self._expected = 0
+        self.expected = 0
         return 0.0

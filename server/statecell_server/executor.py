@@ -25,10 +25,13 @@ class Executor:
         self._min_batch = min_batch
         self._runtime = runtime
         self._arena = arena
+        self._reserved = 0  # slots of the arena that there is memory for
+        self._axes = [t.batch_axis for t in runtime.spec.outputs]
 
     def run(self, batch: Batch) -> None:
         """Leaves the outputs in the steps and the next states in their slots; what goes wrong for a session, in its errors."""
-        self._reserve(batch)
+        if self._arena.capacity > self._reserved:
+            self._reserve(batch)
         for step in batch.steps:
             for slots, states in step.loads:
                 self._arena.write(slots, states)
@@ -44,7 +47,9 @@ class Executor:
     def _reserve(self, batch: Batch) -> None:
         """Raises StateBudgetExceeded."""
         try:
-            self._arena.reserve(self._arena.capacity)
+            capacity = self._arena.capacity
+            self._arena.reserve(capacity)
+            self._reserved = capacity
         except StateBudgetExceeded:
             # There is less than --state-memory promises; what this batch needs may be there all the same.
             self._arena.reserve(1 + max(slot for step in batch.steps for slot in (*step.slots, *step.spent)))
@@ -93,7 +98,7 @@ class Executor:
             if axis is None:
                 target[...] = sources[0]
                 continue
-            filled = _cut(target, axis, 0, rows)
+            filled = target if rows == plan.batch else _cut(target, axis, 0, rows)
             if len(sources) == 1:
                 filled[...] = sources[0]
             else:
@@ -126,13 +131,15 @@ class Executor:
 
     def _deliver(self, plan: Plan, parts: Sequence[Part], rows: int) -> None:
         """Copies the outputs; steps that were alone in the run have them whole, others have views."""
-        axes = [t.batch_axis for t in self._spec.outputs]
-        outputs = [_cut(array, axis, 0, rows).copy() for array, axis in zip(plan.outputs, axes, strict=True)]
+        outputs = plan.outputs
+        if rows < plan.batch:
+            outputs = [_cut(array, axis, 0, rows) for array, axis in zip(outputs, self._axes, strict=True)]
+        outputs = [array.copy() for array in outputs]
         if len(parts) == 1:
             parts[0][0].outputs = outputs
             return
         stops = list(accumulate([stop - start for _, start, stop in parts]))
-        views = [_split(array, axis, stops) for array, axis in zip(outputs, axes, strict=True)]
+        views = [_split(array, axis, stops) for array, axis in zip(outputs, self._axes, strict=True)]
         for (step, _, _), own in zip(parts, zip(*views, strict=True), strict=True):
             step.outputs = own
 

@@ -24,7 +24,6 @@ class HostArena(StateArena):
         self._leads = [(slice(None),) * (axis or 0) for axis in self._axes]
         # A state of shape [layers, "batch", hidden] is kept as [layers, slots, hidden]: one copy a layer and batch.
         self._arrays = [self._rows(s, self.capacity) for s in states]
-        self._reserved = self.capacity
 
     @staticmethod
     def _rows(state: StateSpec, rows: int) -> Array:
@@ -35,8 +34,6 @@ class HostArena(StateArena):
         return np.zeros(shape, state.dtype)  # of which the system gives only what is written to
 
     def reserve(self, capacity: int) -> None:
-        if capacity <= self._reserved:
-            return
         for i, (state, axis) in enumerate(zip(self.states, self._axes, strict=True)):
             old = self._arrays[i]
             have = old.shape[axis or 0]
@@ -44,7 +41,6 @@ class HostArena(StateArena):
                 new = self._rows(state, capacity)
                 np.moveaxis(new, axis or 0, 0)[:have] = np.moveaxis(old, axis or 0, 0)
                 self._arrays[i] = new
-        self._reserved = capacity
 
     def run(self, plan: "Plan", sources: Sequence[int], slots: Sequence[int]) -> None:
         missing = plan.batch - len(sources)

@@ -76,12 +76,19 @@ class Intake:
         step_indexes: Sequence[int | None],
         absent: Mapping[str, StatecellError],
     ) -> None:
-        found, known = self._find(ticket, session_ids, absent)
+        known = None if absent else self._sessions.find(session_ids)
+        found: Sequence[Session | None] = known or self._missing(ticket, session_ids, absent)
+        known = known or [s for s in found if s is not None]
         runner, rows = known[0].runner, 0
         for session in known:
             if session.runner is not runner:
                 raise InvalidRequest("the sessions of one message must be of one model and version", field="session_ids")
             rows += session.batch
+        if len(found) > 1 and not runner.scheduler.stacks:
+            raise InvalidRequest(
+                f"model {runner.name!r} runs one session at a time; send each of the {len(found)} sessions a message of its own",
+                field="session_ids",
+            )
         if len(known) == len(found):
             inputs = runner.check(tensors, rows)
         else:
@@ -94,25 +101,17 @@ class Intake:
             ticket.again = functools.partial(self._again, self._takeover)
         self._place(ticket, range(len(found)))
 
-    def _find(
+    def _missing(
         self, ticket: Ticket, session_ids: Sequence[str], absent: Mapping[str, StatecellError]
-    ) -> tuple[Sequence[Session | None], Sequence[Session]]:
-        """All of them, None where one is not there, and those that are. Puts down why some are not; raises where none is."""
-        if not absent:
-            try:
-                known = self._sessions.find(session_ids)
-            except KeyError:
-                pass
-            else:
-                return known, known
+    ) -> list[Session | None]:
+        """The sessions, None where one is not there; the ticket is told why. Raises where none is."""
         found = [None if i in absent else self._sessions.known(i) for i in session_ids]
         for position, session_id in enumerate(session_ids):
             if found[position] is None:
                 ticket.errors[position] = absent.get(session_id) or self._sessions.absent(session_id)
-        known = [s for s in found if s is not None]
-        if not known:
+        if len(ticket.errors) == len(found):
             raise ticket.errors[0]
-        return found, known
+        return found
 
     def _again(self, takeover: Takeover, ticket: Ticket, positions: list[int]) -> None:
         """Another server has moved these sessions on: by their records, the steps are repeated, run, or out of order."""
@@ -136,7 +135,7 @@ class Intake:
 
     def _place(self, ticket: Ticket, positions: Sequence[int]) -> None:
         """New steps are queued, as one Step where they can be; repeated ones find their reply or the step in flight."""
-        for group in self._groups(ticket, positions):
+        for group in self._groups(ticket, positions) if len(positions) > 1 else (positions,):
             new, sessions, starts = self._new(ticket, group)
             if new:
                 self._queue(ticket, new, sessions, starts)
@@ -144,10 +143,10 @@ class Intake:
     @staticmethod
     def _groups(ticket: Ticket, positions: Sequence[int]) -> Iterable[Sequence[int]]:
         """Positions that may share a step: a session that is named again takes its steps one after the other."""
-        if len(positions) == 1 or (not ticket.runner.sharing.alone and len(set(ticket.sessions)) == len(ticket.sessions)):
-            return [positions]
         if ticket.runner.sharing.alone:
             return [[position] for position in positions]
+        if len(set(ticket.sessions)) == len(ticket.sessions):
+            return [positions]
         groups: list[list[int]] = [[]]
         seen: set[Session | None] = set()
         for position in positions:

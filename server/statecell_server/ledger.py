@@ -80,9 +80,10 @@ class Ledger:
             session.slots, session.loaded = slots, None
             session.step_index += seq_len
             session.replied, session.reply = replied, reply
-        for position, fence in step.fences.items():
-            if position not in step.errors:
-                step.sessions[position].fence = fence
+        if step.fences:
+            for position, fence in step.fences.items():
+                if position not in step.errors:
+                    step.sessions[position].fence = fence
         self._scheduler.finish(step)
 
     def _refuse(self, step: Step, moves: Iterable[Move], freed: list[int]) -> list[Move]:

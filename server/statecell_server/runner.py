@@ -11,7 +11,7 @@ import numpy as np
 from statecell.tensor import Array
 
 from statecell_server.allotment import allot
-from statecell_server.cohort import Cohort
+from statecell_server.cohort import LONG_SECONDS, Cohort
 from statecell_server.config import Config
 from statecell_server.errors import InternalError, StatecellError
 from statecell_server.executor import Executor
@@ -134,7 +134,7 @@ class Runner:
 
     def _launch(self) -> None:
         """The next batch, if anything waits; in this turn of the loop or, where it takes longer, on the compute thread."""
-        if pause := self._cohort.pause(self.scheduler.singles):
+        if self._cohort.expected and (pause := self._cohort.pause(self.scheduler.singles)):
             self._work.put(pause)
             return
         self._woken = False
@@ -208,7 +208,7 @@ class Runner:
                 self.scheduler.ran(step)
             else:
                 over.append(step)
-        if batch.seq_len == 1:
+        if batch.seconds > LONG_SECONDS and batch.seq_len == 1:
             self._cohort.answered(len(over), self.scheduler.singles, batch.seconds)
         self._ledger.close(over)
         self._wake()

@@ -25,7 +25,8 @@ class Scheduler:
         self.max_queue = max_queue
         self._longest = run_length
         self.waiting = 0  # steps that were added and are not finished
-        self._max_rows = max_batch if self._batches(spec) else 1
+        self.stacks = self._stacks(spec)
+        self._max_rows = max_batch if self.stacks else 1
         self._single: deque[Step] = deque()
         self._long: deque[Step] = deque()
         self._turn_of_long = False
@@ -39,7 +40,8 @@ class Scheduler:
         return 0 if self._long else len(self._single)
 
     @staticmethod
-    def _batches(spec: ModelSpec) -> bool:
+    def _stacks(spec: ModelSpec) -> bool:
+        """Whether several sessions can share a run at all: each must have rows of its own in everything that comes out."""
         tensors = (*spec.outputs, *(s.tensor for s in spec.states))
         return spec.has_batch and all(t.batch_axis is not None for t in tensors)
 
@@ -110,7 +112,8 @@ class Scheduler:
                 rows = total
             else:
                 passed.append(step)
-        queue.extendleft(reversed(passed))
+        if passed:
+            queue.extendleft(reversed(passed))
         return steps
 
     def ran(self, step: Step) -> None:

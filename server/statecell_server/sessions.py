@@ -173,9 +173,12 @@ class Sessions:
             raise self.absent(session_id)
         return session
 
-    def find(self, session_ids: Iterable[str]) -> list[Session]:
-        """All of them. Raises KeyError where one is not here."""
-        return list(map(self._sessions.__getitem__, session_ids))
+    def find(self, session_ids: Iterable[str]) -> list[Session] | None:
+        """All of them; None where one is not here."""
+        try:
+            return list(map(self._sessions.__getitem__, session_ids))
+        except KeyError:
+            return None
 
     def absent(self, session_id: str) -> StatecellError:
         """Why there is no such session here, nor in the store if it was durable."""
