@@ -86,7 +86,7 @@ class Intake:
             rows += session.batch
         if len(found) > 1 and not runner.scheduler.stacks:
             raise InvalidRequest(
-                f"model {runner.name!r} runs one session at a time; send each of the {len(found)} sessions a message of its own",
+                f"model {runner.name!r} runs one session at a time; send a message for each of the {len(found)}",
                 field="session_ids",
             )
         if len(known) == len(found):
