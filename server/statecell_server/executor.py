@@ -9,27 +9,30 @@ from statecell.tensor import Array
 
 from statecell_server.arena import StateArena
 from statecell_server.errors import InputRefused, NonFiniteInput, StateBudgetExceeded
+from statecell_server.reply import Replies
 from statecell_server.runtime import Plan, RunError, Runtime
 from statecell_server.step import Batch, Step
 
 Part = tuple[Step, int, int]
 """Rows [start, stop) of a step."""
+SMALL = 8192
 
 
 class Executor:
     """Reads the slots that the steps name as sources and writes their new ones; on one thread at a time."""
 
-    def __init__(self, runtime: Runtime, arena: StateArena, min_batch: int) -> None:
+    def __init__(self, runtime: Runtime, arena: StateArena, replies: Replies, min_batch: int) -> None:
         """`min_batch`: rows that a run has at least; smaller ones are filled up."""
         self._spec = runtime.spec
         self._min_batch = min_batch
         self._runtime = runtime
         self._arena = arena
+        self._replies = replies
         self._reserved = 0  # slots of the arena that there is memory for
         self._axes = [t.batch_axis for t in runtime.spec.outputs]
 
     def run(self, batch: Batch) -> None:
-        """Leaves the outputs in the steps and the next states in their slots; what goes wrong for a session, in its errors."""
+        """Leaves outputs and replies in the steps, next states in their slots; what goes wrong for a session, in its errors."""
         if self._arena.capacity > self._reserved:
             self._reserve(batch)
         for step in batch.steps:
@@ -43,6 +46,8 @@ class Executor:
                 self._run_one_by_one(step, batch.seq_len)
         for step in batch.steps:
             step.done += batch.seq_len
+            if step.repeatable and not step.replies and step.outputs and not step.remaining:
+                step.replies = self._replies.cut(step.outputs, step.batches)
 
     def _reserve(self, batch: Batch) -> None:
         """Raises StateBudgetExceeded."""
@@ -140,8 +145,19 @@ class Executor:
             return
         stops = list(accumulate([stop - start for _, start, stop in parts]))
         views = [_split(array, axis, stops) for array, axis in zip(outputs, self._axes, strict=True)]
+        batches: list[int] = []
+        repeatable = False
         for (step, _, _), own in zip(parts, zip(*views, strict=True), strict=True):
             step.outputs = own
+            batches += step.batches
+            repeatable = repeatable or step.repeatable
+        if repeatable:  # cut in one piece, in half the time that it takes step by step
+            replies, first = self._replies.cut(outputs, batches), 0
+            for step, _, _ in parts:
+                last = first + len(step.sessions)
+                if step.repeatable:
+                    step.replies = replies[first:last]
+                first = last
 
     def _deliver_parts(self, plan: Plan, parts: Sequence[Part], seq_len: int) -> None:
         """Copies each part of the outputs to its place in those of its step."""
@@ -156,17 +172,13 @@ class Executor:
             row += stop - start
 
 
-@np.errstate(over="ignore", invalid="ignore")
 def _is_finite(array: Array) -> bool:
-    """Of a contiguous array."""
     if array.dtype.kind != "f":
         return True
-    if array.dtype.itemsize > 2:
-        # A sum of squares is finite only where all of them are, and found in half the time of a look at each. It may overflow
-        # where all is well.
-        flat = array.ravel()
-        if isfinite(flat.dot(flat)):
-            return True
+    # A sum of squares is finite only where all of them are, and takes a quarter of the time of a look at each. It may overflow
+    # where all is well. It is slow for float16, and for more numbers the library behind it would wake threads.
+    if array.dtype.itemsize > 2 and array.size <= SMALL and isfinite(np.vdot(array, array)):
+        return True
     return bool(np.isfinite(array).all())
 
 

@@ -135,10 +135,11 @@ class Intake:
 
     def _place(self, ticket: Ticket, positions: Sequence[int]) -> None:
         """New steps are queued, as one Step where they can be; repeated ones find their reply or the step in flight."""
-        for group in self._groups(ticket, positions) if len(positions) > 1 else (positions,):
-            new, sessions, starts = self._new(ticket, group)
-            if new:
-                self._queue(ticket, new, sessions, starts)
+        if len(positions) == 1:
+            self._place_group(ticket, positions)
+            return
+        for group in self._groups(ticket, positions):
+            self._place_group(ticket, group)
 
     @staticmethod
     def _groups(ticket: Ticket, positions: Sequence[int]) -> Iterable[Sequence[int]]:
@@ -157,8 +158,8 @@ class Intake:
             groups[-1].append(position)
         return groups
 
-    def _new(self, ticket: Ticket, positions: Sequence[int]) -> tuple[list[int], list[Session], list[int]]:
-        """The positions whose steps are new, their sessions, and where they start from. The others are answered."""
+    def _place_group(self, ticket: Ticket, positions: Sequence[int]) -> None:
+        """The one pass over a request's sessions in front of its run."""
         new: list[int] = []
         moving: list[Session] = []
         starts: list[int] = []
@@ -185,7 +186,8 @@ class Intake:
             new.append(position)
             moving.append(session)
             starts.append(start)
-        return new, moving, starts
+        if new:
+            self._queue(ticket, new, moving, starts)
 
     @staticmethod
     def _queue(ticket: Ticket, new: list[int], sessions: list[Session], starts: list[int]) -> None:

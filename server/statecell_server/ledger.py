@@ -8,7 +8,6 @@ from itertools import repeat
 from statecell_server.arena import StateArena
 from statecell_server.errors import InternalError, StepOutOfOrder
 from statecell_server.journal import Journal
-from statecell_server.reply import Replies
 from statecell_server.scheduler import Scheduler
 from statecell_server.sessions import Session
 from statecell_server.step import Step
@@ -22,13 +21,10 @@ Move = tuple[Session, tuple[int, ...], bytes]
 class Ledger:
     """Commits the steps of one model and tells those who wait. Belongs to the event loop."""
 
-    def __init__(
-        self, arena: StateArena, scheduler: Scheduler, replies: Replies, journal: Journal | None, changed: Callable[[], None]
-    ) -> None:
+    def __init__(self, arena: StateArena, scheduler: Scheduler, journal: Journal | None, changed: Callable[[], None]) -> None:
         """`changed` is called when steps were committed some time after they had run."""
         self._arena = arena
         self._scheduler = scheduler
-        self._replies = replies
         self._journal = journal
         self._changed = changed
         self._writing: set[asyncio.Task[None]] = set()
@@ -69,10 +65,7 @@ class Ledger:
     def _commit(self, step: Step, freed: list[int]) -> None:
         """The one place where a session's state moves on, or, where its step failed or nobody waits for it, does not."""
         seq_len, replied = step.inputs.seq_len, step.inputs.seq_len if step.repeatable else 0
-        replies: Iterable[bytes] = repeat(b"")
-        if replied and step.outputs:
-            replies = self._replies.cut(step.outputs, step.batches)
-        moves: Iterable[Move] = zip(step.sessions, step.slots_of_each(), replies, strict=False)
+        moves: Iterable[Move] = zip(step.sessions, step.slots_of_each(), step.replies or repeat(b""), strict=False)
         if step.errors or not step.waiters:
             moves = self._refuse(step, moves, freed)
         for session, slots, reply in moves:

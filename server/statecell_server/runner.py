@@ -63,8 +63,8 @@ class Runner:
         self.busy: Counter[int] = Counter()  # nanoseconds in them
         self.last_run = 0.0  # time.time() when the last one began
         self.replies = Replies(self.spec.outputs)
-        self._ledger = Ledger(self.arena, self.scheduler, self.replies, self.journal, self._wake)
-        self._executor = Executor(runtime, self.arena, self.sharing.min_batch)
+        self._ledger = Ledger(self.arena, self.scheduler, self.journal, self._wake)
+        self._executor = Executor(runtime, self.arena, self.replies, self.sharing.min_batch)
         self._seconds: dict[tuple[int, int], float] = {}  # what a run of (seq_len, rows) took
         self._cohort = Cohort()
         self._work: queue.SimpleQueue[Batch | float | None] = queue.SimpleQueue()
@@ -91,7 +91,8 @@ class Runner:
     def submit(self, step: Step) -> None:
         """Raises QueueFull."""
         self.scheduler.add(step)
-        self._wake()
+        if not (self._busy or self._woken):
+            self._wake()
 
     def drop(self, step: Step) -> None:
         """Nobody waits for the step any more. Where it runs right now, its result will be thrown away."""

@@ -61,7 +61,7 @@ class Scheduler:
             self._push(step)
 
     def _push(self, step: Step) -> None:
-        (self._single if step.remaining == 1 else self._long).append(step)
+        (self._single if step.inputs.seq_len - step.done == 1 else self._long).append(step)
 
     def next_batch(self) -> Batch | None:
         """What runs next, or None if nothing waits."""

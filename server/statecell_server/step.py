@@ -42,6 +42,7 @@ class Step:
     slots: Sequence[int] = ()  # slots to write
     spent: Sequence[int] = ()  # slots of its own that nobody needs when the run is over
     outputs: Sequence[Array] = ()
+    replies: Sequence[bytes] = ()  # if it is repeatable: what each session is to keep of them
     places: dict[Session, int] | None = None  # made when it is first asked for
     finished: bool = False
     running: bool = False
