@@ -16,7 +16,7 @@ FLOORS = [
     {"graph_runtime", "scheduler", "executor", "journal", "allotment"},
     {"ledger"},
     {"runner"},
-    {"repository", "ticket"},
+    {"repository", "ticket", "admission"},
     {"takeover"},
     {"intake"},
     {"turn"},

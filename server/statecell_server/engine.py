@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 from statecell.tensor import Array
 
+from statecell_server.admission import Admission
 from statecell_server.config import Config
 from statecell_server.errors import (
     Draining,
@@ -15,7 +16,6 @@ from statecell_server.errors import (
     NotStreamable,
     SessionContended,
     SessionNotFound,
-    StateBudgetExceeded,
     StatecellError,
     StepOutOfOrder,
 )
@@ -45,11 +45,11 @@ class Engine:
         """Loads the models. `changed` is called when there are others. Raises runtime.LoadError."""
         self.sessions = Sessions(config.session_ttl)
         self.models = Repository(config, store, self.sessions)
-        self.draining = False
         self._handed_over = False
         self._config = config
         self._changed = changed
-        self._takeover = Takeover(store, self.sessions, self.models, self._enter) if store is not None else None
+        self._admission = Admission(self.sessions)
+        self._takeover = Takeover(store, self.sessions, self.models, self._admission.enter) if store is not None else None
         self._intake = Intake(self.sessions, self._takeover)
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -62,7 +62,7 @@ class Engine:
 
     async def drain(self) -> None:
         """No new sessions from now on. Durable ones are brought to the store, and when it has them, sent to other servers."""
-        self.draining = True
+        self._admission.closed = True
         for runner in self.models:
             if runner.journal is not None:
                 runner.journal.every = 1
@@ -103,6 +103,11 @@ class Engine:
             if journal is not None and session.saving is None:
                 groups.setdefault(journal, []).append(session)
         return [journal.start_saving(group) for journal, group in groups.items()]
+
+    @property
+    def draining(self) -> bool:
+        """Whether the server is about to stop."""
+        return self._admission.closed
 
     def runner(self, session: Session) -> Runner:
         """Where the session's steps are run."""
@@ -217,7 +222,7 @@ class Engine:
             session.load([np.array(a) for a in check_states(spec, state, batch)])
         if snapshot is not None:
             session.step_index = snapshot.step_index
-        await self._found([session], runner)
+        await self._admission.found([session], runner)
         return session
 
     async def attach(self, session_id: str) -> Session:
@@ -227,51 +232,6 @@ class Engine:
             if absent:
                 raise absent[session_id]
         return self.sessions.get(session_id)
-
-    async def _found(self, sessions: Sequence[Session], runner: Runner) -> None:
-        """New sessions of one model become known, here and, where they are durable, in the store. All of them or none."""
-        try:
-            for session in sessions:
-                self._enter(session, runner)
-            if runner.journal is not None and sessions[0].durable:
-                for error in await runner.journal.save(sessions):
-                    if error is not None:
-                        raise error
-        except BaseException:
-            for session in sessions:
-                runner.release(session)
-                if self.sessions.known(session.id) is session:
-                    self.sessions.remove(session)
-                    runner.forget(session)
-            raise
-
-    def _enter(self, session: Session, runner: Runner) -> Session:
-        if self.draining:
-            raise Draining("the server is about to stop and takes no new sessions")
-        held = runner.sessions.rows
-        excess = held + session.batch - runner.capacity
-        if excess > 0 and not self._make_room(runner, excess):
-            raise StateBudgetExceeded(
-                f"{held} rows of state are held, {session.batch} more would exceed the {runner.capacity} that fit "
-                "into --state-memory and --spill-memory",
-                model=runner.name,
-            )
-        runner.enter(session)
-        self.sessions.add(session)
-        return session
-
-    def _make_room(self, runner: Runner, rows: int) -> bool:
-        """Lets go of idle durable sessions, the longest idle first: their next step loads them from the store."""
-        idle = [s for s in runner.sessions if s.durable and s.fence and not (s.ahead or s.pending)]
-        if sum(s.batch for s in idle) < rows:
-            return False
-        for session in sorted(idle, key=lambda s: s.used):
-            if rows <= 0:
-                break
-            rows -= session.batch
-            self.sessions.remove(session)
-            runner.leave(session, self.sessions.absent(session.id))
-        return True
 
     async def snapshot(self, session_id: str) -> Snapshot:
         """The committed state, whatever is in flight. Of a durable session, the one in the store."""
@@ -309,7 +269,7 @@ class Engine:
             forks = [session.fork(self.sessions.issue(durable=session.durable)) for _ in range(count or 1)]
             for _ in forks:
                 runner.arena.share(session.slots)
-        await self._found(forks, runner)
+        await self._admission.found(forks, runner)
         return forks
 
     async def reset(self, session_id: str) -> Session:
