@@ -13,56 +13,44 @@ from statecell.spec import ModelSpec
 
 from statecell_export.graph import Graph, next_state, to_model
 from statecell_export.recurrent import Array, Cell, Recurrent, activation, kind, layers
-from statecell_export.scan import Layer, cell, scan
+from statecell_export.scan import Layer, scan
 
 _GATE_ORDER = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2), "RNN": (0,)}
 
 
-def direct(module: Recurrent, spec: ModelSpec, *, fused: bool = True) -> onnx.ModelProto:
+def direct(module: Recurrent, spec: ModelSpec) -> onnx.ModelProto:
     """A bare recurrent module as a model."""
     graph = Graph()
     states = [state.input for state in spec.states]
     batched = len(spec.inputs[0].shape) == (2 if isinstance(module, Cell) else 3)
-    y, after = build(graph, module, spec.inputs[0].name, states, fused=fused, batched=batched)
+    y, after = build(graph, module, spec.inputs[0].name, states, batched=batched)
     for source, tensor in zip((y, *after), (*spec.outputs, *map(next_state, spec.states)), strict=True):
         graph.add_many("Identity", [source], [tensor.name])
     return to_model(helper.make_graph(graph.nodes, spec.name, [], [], graph.initializers), spec)
 
 
 def build(
-    graph: Graph,
-    module: Recurrent,
-    x: str,
-    states: Sequence[str],
-    *,
-    lengths: str = "",
-    fused: bool = True,
-    batched: bool = True,
+    graph: Graph, module: Recurrent, x: str, states: Sequence[str], *, lengths: str = "", batched: bool = True
 ) -> tuple[str, list[str]]:
     """Append the nodes of `module` in eval mode to `graph`; the names of y and of the next states.
 
     x is [seq_len, batch, input_size], with batch_first [batch, seq_len, input_size], for a cell [batch, input_size];
     a state is [num_layers * num_directions, batch, size], for a cell [batch, size]. lengths: int32 [batch] of sequences that
-    end sooner than seq_len; then x is always [seq_len, batch, input_size].
-    fused: as ONNX's own LSTM, GRU and RNN nodes, where these have what the module has. batched: False where x and the states
-    have no batch axis.
+    end sooner than seq_len; then x is always [seq_len, batch, input_size]. batched: False where x and the states have no
+    batch axis.
     """
     if not batched:
         at = 0 if isinstance(module, Cell) or module.batch_first else 1
         axis, state_axis = graph.ints(at), graph.ints(0 if isinstance(module, Cell) else 1)
         x = graph.add("Unsqueeze", x, axis)
         states = [graph.add("Unsqueeze", state, state_axis) for state in states]
-        y, after = build(graph, module, x, states, fused=fused)
+        y, after = build(graph, module, x, states)
         return graph.add("Squeeze", y, axis), [graph.add("Squeeze", state, state_axis) for state in after]
-    layer = _fused if fused else scan
-    if isinstance(module, Cell) and not fused:
-        after = cell(Layer(graph, module, layers(module)[0], x, states))
-        return after[0], after
     if isinstance(module, Cell):
         axis = graph.ints(0)
         x = graph.add("Unsqueeze", x, axis)
         states = [graph.add("Unsqueeze", state, axis) for state in states]
-        _, after = layer(Layer(graph, module, layers(module)[0], x, states))
+        _, after = _fused(Layer(graph, module, layers(module)[0], x, states))
         after = [graph.add("Squeeze", state, axis) for state in after]
         return after[0], after
 
@@ -73,7 +61,7 @@ def build(
     before = [_split(graph, state, len(stack), len(stack[0])) for state in states]
     steps: list[list[str]] = []
     for number, directions in enumerate(stack):
-        x, after = layer(Layer(graph, module, directions, x, [state[number] for state in before], lengths))
+        x, after = _fused(Layer(graph, module, directions, x, [state[number] for state in before], lengths))
         steps.append(after)
     after = [graph.add("Concat", *parts, axis=0) if len(stack) > 1 else parts[0] for parts in zip(*steps, strict=True)]
     return (graph.add("Transpose", x, perm=[1, 0, 2]) if batch_first else x), after

@@ -6,25 +6,21 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, numpy_helper
 from statecell.spec import ModelSpec
 from torch import nn
+from torch.nn.utils.parametrize import ParametrizationList
 
 from statecell_export.errors import ModuleRefusedError
 from statecell_export.graph import Graph, graphs
 from statecell_export.recurrent import Array
-
-BLOCK = 32
-"""8-bit weights share a scale in blocks of 32 along the input; in larger ones ONNX Runtime's result depends on the batch."""
-
-_MICROSOFT = "com.microsoft"
 
 
 @dataclass(frozen=True)
 class Form:
     """A number format.
 
-    fused: whether recurrent modules become ONNX's own nodes. row_by_row: whether it must be shown that rows do not mix.
+    torchscript: whether TorchScript is written too. row_by_row: whether it must be shown that rows do not mix.
     weights: rounds a module's weights, in place, to what the format can hold. finish: puts a float32 graph into it.
     floor: the rounding error of one step (see grid.Ledger). disturbed: a float input after one rounding, None where
     the module itself computes in this format.
@@ -32,7 +28,6 @@ class Form:
 
     name: str
     dtype: str
-    fused: bool
     torchscript: bool
     row_by_row: bool
     weights: Callable[[nn.Module], None]
@@ -58,9 +53,8 @@ def fan_in(module: nn.Module) -> int:
     return 2 * max((p.shape[-1] for p in module.parameters() if p.dim() > 1), default=1)
 
 
-def _row_norm(module: nn.Module) -> float:
-    """The largest norm of a weight matrix's row: how it passes on independent errors of its inputs."""
-    return max((float(p.detach().norm(dim=-1).max()) for p in module.parameters() if p.dim() > 1), default=1.0)
+def _float_floor(module: nn.Module) -> float:
+    return float(fan_in(module) ** 0.5 * 2.0**-24)
 
 
 def _half_weights(module: nn.Module) -> None:
@@ -107,75 +101,63 @@ def _to_half(tensor: TensorProto) -> None:
         tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name))
 
 
-def quantized(weight: Array) -> tuple[Array, Array]:
-    """[rows, inputs] as bytes [rows, blocks, BLOCK] around 128, and their scales [rows, blocks]."""
-    rows, inputs = weight.shape
-    blocks = -(-inputs // BLOCK)
-    padded = np.zeros((rows, blocks * BLOCK), np.float32)
-    padded[:, :inputs] = weight
-    padded = padded.reshape(rows, blocks, BLOCK)
-    scales = np.abs(padded).max(-1) / 127
+def _in_bytes(weight: Array, axis: int) -> tuple[Array, Array]:
+    """Whole numbers of at most 127, and their scales: one for each row of numbers along `axis`.
+
+    A scale's last seven bits are zero, so that its product with a whole number is exact in float32: no two runtimes can make
+    different weights of it, and weights that were rounded once are found again to the bit.
+    """
+    largest = np.abs(weight).max(axis, initial=0.0, keepdims=True) / np.float32(127)
+    scales = ((largest.view(np.uint32) + 127) & ~np.uint32(127)).view(np.float32)
     scales[scales == 0] = 1
-    return (np.rint(padded / scales[..., None]) + 128).astype(np.uint8), scales.astype(np.float32)
+    return np.rint(weight / scales).astype(np.int8), scales
 
 
 def _byte_weights(module: nn.Module) -> None:
     for child in module.modules():
-        for weight in child.parameters(recurse=False):
-            if isinstance(child, nn.RNNBase | nn.RNNCellBase | nn.Linear) and weight.dim() == 2:
-                whole, scales = quantized(weight.detach().numpy())
-                exact = (whole.astype(np.float32) - 128) * scales[..., None]
-                weight.data.copy_(torch.from_numpy(exact.reshape(len(exact), -1)[:, : weight.shape[1]]))
+        if isinstance(child, ParametrizationList):  # what it computes from these is the weight, and 8 bits would not hold that
+            continue
+        for name, weight in child.named_parameters(recurse=False):
+            if weight.dim() == 2 and weight.is_floating_point():
+                if not torch.isfinite(weight.data).all():
+                    raise ModuleRefusedError(f"parameter {name!r} of {type(child).__name__} is not finite; int8 cannot hold it")
+                whole, scales = _in_bytes(weight.detach().numpy(), -1)
+                weight.data.copy_(torch.from_numpy(whole * scales))
 
 
 def _bytes(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Each product with a constant matrix as MatMulNBits (onnxruntime's docs/ContribOperators.md).
+    """Each constant that 8 bits hold exactly, as its bytes and a product that ONNX Runtime takes once, when it loads the model.
 
-    accuracy_level 4 is the fast kernel: it rounds each row of activations by itself, so that no row depends on another.
+    Not by DequantizeLinear: ONNX Runtime takes that in each run (1.2 to 9 times the time of a step), or makes it one with
+    a MatMul after it and then rounds the activations to 8 bits too.
     """
-    found = list(graphs(model.graph))
-    constants = {tensor.name: tensor for graph in found for tensor in graph.initializer if len(tensor.dims) == 2}
-    bytes_of: dict[str, Graph] = {}  # of a constant: the bytes and the scales, as initializers of the outer graph
-    for graph in reversed(found):  # the inner ones first: putting a node into a list copies what is inside
+    for graph in reversed(list(graphs(model.graph))):  # the inner ones first: putting a node into a list copies what is inside
         nodes: list[onnx.NodeProto] = []
-        for node in graph.node:
-            name = node.input[1] if node.op_type in {"MatMul", "Gemm"} else ""
-            if name not in constants:
-                nodes.append(node)
-                continue
-            transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
-            weight = numpy_helper.to_array(constants[name])  # [inputs, rows], transposed [rows, inputs]
-            weight = weight if transposed else weight.T
-            if name not in bytes_of:
-                bytes_of[name] = Graph(name)
-                for array, hint in zip(quantized(weight), ("bytes", "scales"), strict=True):
-                    bytes_of[name].constant(array, hint)
-            inner = Graph(node.output[0])
-            bias = list(node.input[2:])
-            (product,) = inner.add_many(
-                "MatMulNBits",
-                [node.input[0], *(tensor.name for tensor in bytes_of[name].initializers)],
-                1 if bias else node.output,
-                domain=_MICROSOFT,
-                **{"N": weight.shape[0], "K": weight.shape[1], "bits": 8, "block_size": BLOCK, "accuracy_level": 4},
-            )
-            if bias:
-                inner.add_many("Add", [product, *bias], node.output)
-            nodes.extend(inner.nodes)
-        del graph.node[:]
+        constants: list[TensorProto] = []
+        for tensor in graph.initializer:
+            found = _stored(tensor)
+            nodes.extend(found.nodes)
+            constants.extend(found.initializers or [tensor])
+        nodes.extend(graph.node)
+        del graph.initializer[:], graph.node[:]
+        graph.initializer.extend(constants)
         graph.node.extend(nodes)
-    for graph in graphs(model.graph):
-        kept = [tensor for tensor in graph.initializer if tensor.name not in bytes_of]
-        del graph.initializer[:]
-        graph.initializer.extend(kept)
-    model.graph.initializer.extend(tensor for held in bytes_of.values() for tensor in held.initializers)
-    model.opset_import.append(helper.make_opsetid(_MICROSOFT, 1))
     return model
 
 
-def _rounded_to_bytes(array: Array) -> Array:
-    scale = max(float(np.abs(array).max(initial=0.0)), 1e-30) / 127
-    return (np.rint(array / scale) * scale).astype(array.dtype)
+def _stored(tensor: TensorProto) -> Graph:
+    """What gives the constant by its name from 8 bits; empty where they do not hold it or save nothing."""
+    graph = Graph(tensor.name)
+    if tensor.data_type != TensorProto.FLOAT or len(tensor.dims) < 2:
+        return graph
+    weight = numpy_helper.to_array(tensor)
+    for axis in (-1, -2):  # a matrix as PyTorch has it, and transposed
+        whole, scales = _in_bytes(weight, axis)
+        if np.array_equal(whole * scales, weight) and whole.nbytes + scales.nbytes < weight.nbytes:
+            floats = graph.add("Cast", graph.constant(whole, "bytes"), to=TensorProto.FLOAT)
+            graph.add_many("Mul", [floats, graph.constant(scales, "scales")], [tensor.name])
+            break
+    return graph
 
 
 FORMS = {
@@ -184,18 +166,16 @@ FORMS = {
         Form(
             name="float32",
             dtype="float32",
-            fused=True,
             torchscript=True,
             row_by_row=False,
             weights=lambda _: None,
             finish=lambda model: model,
-            floor=lambda module: fan_in(module) ** 0.5 * 2.0**-24,
+            floor=_float_floor,
             disturbed=None,
         ),
         Form(
             name="float16",
             dtype="float16",
-            fused=True,
             torchscript=False,
             row_by_row=False,
             weights=_half_weights,
@@ -206,15 +186,12 @@ FORMS = {
         Form(
             name="int8",
             dtype="float32",
-            fused=False,
             torchscript=False,
             row_by_row=True,
             weights=_byte_weights,
             finish=_bytes,
-            floor=lambda module: (
-                _row_norm(module) * 2.0**-6
-            ),  # a block is rounded to 1/254 of its largest, which is up to 4 on the grid
-            disturbed=_rounded_to_bytes,
+            floor=_float_floor,
+            disturbed=None,
         ),
     )
 }

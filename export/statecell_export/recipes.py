@@ -76,15 +76,15 @@ def recipes(source: Source) -> list[Recipe]:
 
 
 def _direct(source: Source) -> onnx.ModelProto:
-    return direct(cast(Recurrent, source.module), source.spec, fused=source.form.fused)
+    return direct(cast(Recurrent, source.module), source.spec)
 
 
 def _traced(source: Source) -> onnx.ModelProto:
-    return traced(source.module, source.found.plan, source.spec, source.tensors(5), fused=source.form.fused)
+    return traced(source.module, source.found.plan, source.spec, source.tensors(5))
 
 
 def _loop(source: Source) -> onnx.ModelProto:
-    step = traced(source.module, source.found.plan, source.spec, source.tensors(1), fused=source.form.fused)
+    step = traced(source.module, source.found.plan, source.spec, source.tensors(1))
     return loop(step, source.spec)
 
 

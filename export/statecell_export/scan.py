@@ -1,6 +1,6 @@
-"""Recurrent modules as matrix products inside ONNX Scan: for what the fused nodes lack (projections, 8-bit weights).
+"""An LSTM with projections, which ONNX's own node lacks, as matrix products inside ONNX Scan.
 
-Equations: https://docs.pytorch.org/docs/stable/generated/torch.nn.LSTM.html, …nn.GRU.html, …nn.RNN.html.
+Equations: https://docs.pytorch.org/docs/stable/generated/torch.nn.LSTM.html.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from statecell_export.graph import Graph
-from statecell_export.recurrent import Array, Direction, Recurrent, activation, kind
+from statecell_export.recurrent import Array, Direction, Recurrent
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,6 @@ def scan(layer: Layer) -> tuple[str, list[str]]:
     return graph.add("Concat", *outputs, axis=2), [graph.add("Concat", *parts, axis=0) for parts in zip(*after, strict=True)]
 
 
-def cell(layer: Layer) -> list[str]:
-    """The next states of a cell: x is [batch, input_size] and each state [batch, size]."""
-    direction = _Direction(layer, layer.directions[0], reverse=False)
-    return direction.step(layer.graph, direction.project(), layer.states)
-
-
 def _mask(layer: Layer) -> str:
     """bool [seq_len, batch, 1]: whether a row still runs at a time step."""
     graph = layer.graph
@@ -71,11 +65,11 @@ class _Direction:
     def run(self, states: Sequence[str], mask: str) -> list[str]:
         """y [seq_len, batch, size] and the last states [batch, size]."""
         graph = self.layer.graph
-        projected = self.project()
+        projected = self._affine(graph, self.layer.x, self.weights.w, self.weights.b_ih)  # [seq_len, batch, gates * hidden]
         body = Graph(graph.name("scan"))
         before = [body.name("state") for _ in states]
         gates, running = body.name("gates"), body.name("running")
-        after = self.step(body, gates, before)
+        after = self._step(body, gates, before)
         y = body.add("Identity", after[0])
         if mask:
             after = [body.add("Where", running, new, old) for new, old in zip(after, before, strict=True)]
@@ -96,36 +90,18 @@ class _Direction:
         )
         return [y, *last]
 
-    def project(self) -> str:
-        """The input's share of the gates, [seq_len, batch, gates * hidden]."""
-        return self._affine(self.layer.graph, self.layer.x, self.weights.w, self.weights.b_ih)
-
-    def step(self, body: Graph, gates: str, states: Sequence[str]) -> list[str]:
-        """One time step: the next states."""
-        return {"LSTM": self._lstm, "GRU": self._gru, "RNN": self._rnn}[kind(self.layer.module)](body, gates, states)
-
     def _affine(self, inside: Graph, x: str, weight: Array, bias: Array | None) -> str:
         """x @ weight.T + bias, computed `inside` the loop or before it; the weight is kept outside of the loop."""
         product = inside.add("MatMul", x, self.layer.graph.constant(weight.T, "weight"))
         return product if bias is None else inside.add("Add", product, self.layer.graph.constant(bias, "bias"))
 
-    def _lstm(self, body: Graph, gates: str, states: Sequence[str]) -> list[str]:
+    def _step(self, body: Graph, gates: str, states: Sequence[str]) -> list[str]:
+        """One time step: the next states."""
+        assert self.weights.w_hr is not None
         h, c = states
         total = body.add("Add", gates, self._affine(body, h, self.weights.r, self.weights.b_hh))
         i, f, g, o = body.add_many("Split", [total], 4, axis=-1)
         i, f, o = (body.add("Sigmoid", gate) for gate in (i, f, o))
         c = body.add("Add", body.add("Mul", f, c), body.add("Mul", i, body.add("Tanh", g)))
         h = body.add("Mul", o, body.add("Tanh", c))
-        return [h if self.weights.w_hr is None else self._affine(body, h, self.weights.w_hr, None), c]
-
-    def _gru(self, body: Graph, gates: str, states: Sequence[str]) -> list[str]:
-        (h,) = states
-        r, z, n = body.add_many("Split", [gates], 3, axis=-1)
-        h_r, h_z, h_n = body.add_many("Split", [self._affine(body, h, self.weights.r, self.weights.b_hh)], 3, axis=-1)
-        r, z = (body.add("Sigmoid", body.add("Add", a, b)) for a, b in ((r, h_r), (z, h_z)))
-        n = body.add("Tanh", body.add("Add", n, body.add("Mul", r, h_n)))
-        return [body.add("Add", n, body.add("Mul", z, body.add("Sub", h, n)))]
-
-    def _rnn(self, body: Graph, gates: str, states: Sequence[str]) -> list[str]:
-        total = body.add("Add", gates, self._affine(body, states[0], self.weights.r, self.weights.b_hh))
-        return [body.add(activation(self.layer.module), total)]
+        return [self._affine(body, h, self.weights.w_hr, None), c]

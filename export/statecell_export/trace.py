@@ -29,9 +29,7 @@ _DOMAIN = "statecell"
 Compute = Callable[..., tuple[Tensor, ...]]
 
 
-def traced(
-    module: nn.Module, plan: Plan, spec: ModelSpec, tensors: tuple[Tensor, ...], *, fused: bool = True
-) -> onnx.ModelProto:
+def traced(module: nn.Module, plan: Plan, spec: ModelSpec, tensors: tuple[Tensor, ...]) -> onnx.ModelProto:
     """`module`, lifted by `plan`, at any sizes. tensors: its inputs and states. Raises ModuleRefusedError."""
     calls: list[Recurrent] = []
     states = [state.tensor for state in spec.states]
@@ -59,7 +57,7 @@ def traced(
                 f"{type(module).__name__}.forward has a part that ONNX cannot express: {reason}; replace that operation"
             ) from error
     model = onnx.load_from_string(file.getvalue())
-    graph = _filled(model.graph, calls, fused=fused)
+    graph = _filled(model.graph, calls)
     return to_model(graph, spec, [opset for opset in model.opset_import if opset.domain != _DOMAIN])
 
 
@@ -151,7 +149,7 @@ def _apply(compute: Compute, module: Recurrent, call: int, rank: int, *tensors: 
     return list(_Opaque.apply(compute, module, call, rank, *tensors))  # type: ignore[no-untyped-call]
 
 
-def _filled(graph: onnx.GraphProto, calls: list[Recurrent], *, fused: bool) -> onnx.GraphProto:
+def _filled(graph: onnx.GraphProto, calls: list[Recurrent]) -> onnx.GraphProto:
     """`graph` with each opaque node replaced by the nodes of the module that it stands for."""
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
@@ -163,7 +161,7 @@ def _filled(graph: onnx.GraphProto, calls: list[Recurrent], *, fused: bool) -> o
         x, *states = node.input
         lengths = inner.add("Cast", states.pop(), to=TensorProto.INT32) if len(states) == len(node.output) else ""
         batched = helper.get_node_attr_value(node, "rank") == (2 if isinstance(calls[call], Cell) else 3)
-        y, after = build(inner, calls[call], x, states, lengths=lengths, fused=fused, batched=batched)
+        y, after = build(inner, calls[call], x, states, lengths=lengths, batched=batched)
         for source, name in zip((y, *after), node.output, strict=True):
             inner.add_many("Identity", [source], [name])
         nodes.extend(inner.nodes)

@@ -95,10 +95,10 @@ def test_name_or_version_that_is_no_folder_is_refused(tmp_path: Path, name: str,
 
 
 def test_artifact_that_is_wrong_by_a_hair_names_case_and_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def wrong(module: Any, spec: Any, *, fused: bool = True) -> Any:
+    def wrong(module: Any, spec: Any) -> Any:
         broken = nn.LSTM(3, 6)
         broken.load_state_dict({key: value * 1.001 for key, value in module.state_dict().items()})
-        return direct(broken, spec, fused=fused)
+        return direct(broken, spec)
 
     monkeypatch.setattr(recipes_module, "direct", wrong)
     monkeypatch.setattr(recipes_module, "_traced_script", lambda source: torchscript.trace(
