@@ -86,14 +86,14 @@ class Journal:
 
     @staticmethod
     def _slots(step: Step, position: int) -> Sequence[int]:
-        first = sum(s.batch for s in step.sessions[:position])
+        first = step.first_row(position)
         return step.slots[first : first + step.sessions[position].batch]
 
     def _record(self, step: Step, position: int, states: list[Array]) -> Record:
         session, start = step.sessions[position], step.starts[position]
         if not step.repeatable:
             return self.record(session, states, start + step.inputs.seq_len)
-        first = sum(s.batch for s in step.sessions[:position])
+        first = step.first_row(position)
         outputs = {
             tensor.name: _rows(array, tensor.batch_axis, first, first + session.batch)
             for tensor, array in zip(self._spec.outputs, step.outputs, strict=True)

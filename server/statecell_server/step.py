@@ -43,7 +43,8 @@ class Step:
     spent: Sequence[int] = ()  # slots of its own that nobody needs when the run is over
     outputs: Sequence[Array] = ()
     replies: Sequence[bytes] = ()  # if it is repeatable: what each session is to keep of them
-    places: dict[Session, int] | None = None  # made when it is first asked for
+    places: dict[Session, int] | None = None  # both made when they are first asked for
+    first_rows: Sequence[int] = ()
     finished: bool = False
     running: bool = False
     writing: bool = False  # its result is on the way to the store: it may be committed though nobody waits any more
@@ -75,6 +76,12 @@ class Step:
             self.places = {session: position for position, session in enumerate(self.sessions)}
         return self.places[session]
 
+    def first_row(self, position: int) -> int:
+        """Where the rows of the session at `position` begin."""
+        if not self.first_rows:
+            self.first_rows = [0, *accumulate(self.batches)]
+        return self.first_rows[position]
+
     def start_of(self, session: Session) -> int:
         return self.starts[self.position_of(session)]
 
@@ -84,8 +91,7 @@ class Step:
     def reply_of(self, session: Session) -> Reply:
         """Of a step that was committed."""
         position = self.position_of(session)
-        first_row = sum(s.batch for s in self.sessions[:position])
-        return Reply(self.starts[position], self.inputs.seq_len, self.outputs, first_row)
+        return Reply(self.starts[position], self.inputs.seq_len, self.outputs, self.first_row(position))
 
     def fail(self, session: Session, error: StatecellError) -> None:
         """The session will not advance, and so none of the steps that it has queued behind this one."""

@@ -50,10 +50,10 @@ class Ticket:
     def rows(self, positions: Sequence[int]) -> list[int]:
         """The rows of the inputs that belong to these positions; a session that is not there has one."""
         rows: list[int] = []
-        row = 0
+        row, wanted = 0, set(positions)
         for position, session in enumerate(self.sessions):
             stop = row + (1 if session is None else session.batch)
-            if position in positions:
+            if position in wanted:
                 rows += range(row, stop)
             row = stop
         return rows
