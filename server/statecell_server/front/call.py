@@ -164,6 +164,8 @@ class Call:
         """The next message, or grpc.aio.EOF."""
         while not self._inbox:
             if self.half_closed or self._draining:
+                if (error := self._broken_off()) is not None:
+                    raise error
                 return grpc.aio.EOF
             await self._wait()
         message = self._inbox.popleft()
@@ -225,7 +227,7 @@ class Call:
             if self.untaken or self.window < CALL_WINDOW // 2:
                 self._connection.taken(self)
             if (self.half_closed or self._draining) and not exchange.open:
-                self._fail(None)
+                self._fail(self._broken_off())
 
     def _answer(self, message: Any) -> None:
         if self._ended:
@@ -243,6 +245,12 @@ class Call:
         self._exchange = None
         if not self._over.done():
             self._over.set_result(None) if error is None else self._over.set_exception(error)
+
+    def _broken_off(self) -> Aborted | None:
+        """How a call ends whose last message did not come as a whole."""
+        if not self.messages.size or self._draining:
+            return None
+        return Aborted(grpc.StatusCode.INTERNAL, "the last message breaks off")
 
     async def _wait(self) -> None:
         self._awaited = asyncio.get_running_loop().create_future()

@@ -262,7 +262,7 @@ class Connection(asyncio.Protocol):
 
     def _abandon(self, stream: int, code: Code) -> None:
         call = self.calls.get(stream)
-        self._cast_off(stream, code, ended=call is None or call.half_closed)
+        self._cast_off(stream, code, ended=code is Code.STREAM_CLOSED if call is None else call.half_closed)
         self._drop(stream)
 
     def _drop(self, stream: int) -> None:

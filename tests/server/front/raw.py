@@ -56,7 +56,7 @@ class Answer:
     """What came on a stream."""
 
     headers: list[dict[str, str]] = field(default_factory=list)
-    data: bytes = b""
+    data: bytearray = field(default_factory=bytearray)
     ended: bool = False
     reset: int | None = None
 
@@ -71,7 +71,7 @@ class Answer:
 
     @property
     def messages(self) -> list[bytes]:
-        return messages(self.data)
+        return messages(bytes(self.data))
 
 
 class Raw:
