@@ -105,8 +105,9 @@ class Call:
         else:
             self._connection.cut(self)
             self._end(why.code, str(why), why.metadata)
-        if self._task is not None:
-            self._task.cancel()
+        task, self._task = self._task, None  # it will hold its frames, and those the call
+        if task is not None:
+            task.cancel()
 
     def sent(self) -> None:
         """Nothing is unsent any more."""

@@ -150,3 +150,16 @@ class Front:
     @property
     def calls(self) -> int:
         return sum(len(connection.calls) for connection in self.server._connections)
+
+
+def say(channel: grpc.Channel) -> "grpc.UnaryUnaryMultiCallable[bytes, bytes]":
+    """`say(channel)(b"x")`, as the library's client does it."""
+    return channel.unary_unary(SAY)
+
+
+def talk(channel: grpc.Channel) -> "grpc.StreamStreamMultiCallable[bytes, bytes]":
+    return channel.stream_stream(TALK)
+
+
+def repeat(channel: grpc.Channel) -> "grpc.UnaryStreamMultiCallable[bytes, bytes]":
+    return channel.unary_stream(REPEAT)

@@ -83,6 +83,7 @@ class Raw:
         """`window`: bytes that the server may send on each stream; on the connection it may send all there are."""
         host, port = address.rsplit(":", 1)
         self.socket = socket.create_connection((host, int(port)), timeout=PATIENCE)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.answers: defaultdict[int, Answer] = defaultdict(Answer)
         self.seen: list[Frame] = []
         self.granted: defaultdict[int, int] = defaultdict(int)  # bytes by which the server has widened the windows

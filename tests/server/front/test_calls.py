@@ -9,7 +9,7 @@ import pytest
 from hyperframe.frame import GoAwayFrame, HeadersFrame, PriorityFrame, RstStreamFrame, WindowUpdateFrame
 
 from tests.server.front.conftest import settle
-from tests.server.front.echo import COUNT, HOLD, REPEAT, SAY, TALK, Front
+from tests.server.front.echo import COUNT, HOLD, SAY, TALK, Front, repeat, say, talk
 from tests.server.front.raw import PATIENCE, Raw, message
 
 
@@ -72,10 +72,10 @@ def test_a_deadline_that_has_passed_is_no_deadline_of_another_call(raw: Raw) -> 
 def test_an_exception_ends_its_call_and_no_other(front: Front, asked: bytes, code: grpc.StatusCode, says: str) -> None:
     with grpc.insecure_channel(front.address) as channel:
         with pytest.raises(grpc.RpcError) as error:
-            channel.unary_unary(SAY)(asked, timeout=PATIENCE)
+            say(channel)(asked, timeout=PATIENCE)
         assert error.value.code() is code
-        assert says in error.value.details()
-        assert channel.unary_unary(SAY)(b"x", timeout=PATIENCE) == b"x"
+        assert says in str(error.value.details())
+        assert say(channel)(b"x", timeout=PATIENCE) == b"x"
 
 
 def test_after_a_failure_an_exchange_receives_nothing_more(front: Front, raw: Raw) -> None:
@@ -137,14 +137,14 @@ def test_answers_come_while_the_client_still_sends(front: Front) -> None:
                 yield str(i).encode()
                 assert heard.acquire(timeout=PATIENCE)
 
-        for i, answer in enumerate(channel.stream_stream(TALK)(bodies(), timeout=PATIENCE)):
+        for i, answer in enumerate(talk(channel)(bodies(), timeout=PATIENCE)):
             assert answer == str(i).encode()
             heard.release()
 
 
 def test_a_call_of_many_answers_can_be_left(front: Front) -> None:
     with grpc.insecure_channel(front.address) as channel:
-        call = channel.unary_stream(REPEAT)(b"1000000000", timeout=PATIENCE)
+        call = repeat(channel)(b"1000000000", timeout=PATIENCE)
         assert [next(call) for _ in range(3)] == [b"0", b"1", b"2"]
         call.cancel()
         settle(lambda: front.calls == 0)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from statecell_server.front.messages import Aborted, Messages
 
-from tests.server.front.echo import COUNT, REPEAT, SAY, TALK, Front
+from tests.server.front.echo import COUNT, REPEAT, SAY, TALK, Front, say, talk
 from tests.server.front.raw import Raw, message
 
 LIMIT = 4 << 20
@@ -19,7 +19,8 @@ LIMIT = 4 << 20
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.binary(max_size=40) | st.just(b"large" * 5000), max_size=8), st.lists(st.integers(1, 60), max_size=200))
 def test_messages_are_the_same_however_they_are_cut(bodies: list[bytes], cuts: list[int]) -> None:
-    reader, found = Messages(1 << 20, "identity"), []
+    reader = Messages(1 << 20, "identity")
+    found: list[bytes] = []
     data = b"".join(map(message, bodies))
     for cut in [*cuts, len(data)]:
         found += reader.feed(data[:cut])
@@ -54,7 +55,7 @@ def test_each_kind_of_call_works(raw: Raw) -> None:
 @pytest.mark.parametrize("bodies", [(), (b"one", b"two")])
 def test_a_unary_call_has_exactly_one_message(raw: Raw, bodies: tuple[bytes, ...]) -> None:
     answer = raw.ask(SAY, *bodies)
-    assert (answer.status, answer.data) == (grpc.StatusCode.INTERNAL.value[0], b"")
+    assert (answer.status, answer.messages) == (grpc.StatusCode.INTERNAL.value[0], [])
 
 
 def test_a_message_that_breaks_off_is_no_message(raw: Raw) -> None:
@@ -69,8 +70,8 @@ def test_a_message_that_breaks_off_is_no_message(raw: Raw) -> None:
 def test_a_client_may_compress(front: Front, compression: grpc.Compression) -> None:
     body = b"compressible " * 10_000
     with grpc.insecure_channel(front.address, compression=compression) as channel:
-        assert channel.unary_unary(SAY)(body, timeout=30) == body
-        answers = channel.stream_stream(TALK)(iter([body, b"", b"x", body]), timeout=30)
+        assert say(channel)(body, timeout=30) == body
+        answers = talk(channel)(iter([body, b"", b"x", body]), timeout=30)
         assert list(answers) == [body, b"", b"x", body]
 
 
