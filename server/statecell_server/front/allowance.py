@@ -11,8 +11,8 @@ class Allowance:
         self._left = float(burst)
         self._then = time.monotonic()
 
-    def spend(self) -> bool:
-        self._left -= 1
+    def spend(self, amount: int = 1) -> bool:
+        self._left -= amount
         if self._left < 0:
             now = time.monotonic()
             self._left = min(self._left + (now - self._then) * self._rate, self._burst)

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+CALL_WINDOW = 1 << 20
+"""Bytes that a client may send on one call before they were taken in."""
+
 
 class Call:
     """Takes messages from its connection and hands them to its handler. Belongs to the event loop.
@@ -43,14 +46,18 @@ class Call:
         "responded",
         "trailers",
         "unsent",
+        "untaken",
         "window",
     )
 
-    def __init__(self, connection: "Connection", stream: int, request: Request, handler: Any, messages: Messages) -> None:
+    def __init__(
+        self, connection: "Connection", stream: int, request: Request, handler: Any, max_message: int, peer_window: int
+    ) -> None:
         """`handler`: a grpc.RpcMethodHandler whose behaviour is a coroutine or an asynchronous generator."""
         self.id = stream
-        self.messages = messages
-        self.window = self.peer_window = 0  # bytes that the client, and that we may send
+        self.messages = Messages(max_message, request.encoding)
+        self.window, self.peer_window = CALL_WINDOW, peer_window  # bytes that the client, and that we may send
+        self.untaken = 0  # bytes of messages that have waited since nothing did
         self.half_closed = False  # the client has sent all
         self.responded = False  # the response's headers were sent
         self.unsent: deque[memoryview] = deque()  # what the windows have no room for
@@ -80,6 +87,8 @@ class Call:
         if found and not self._draining:
             self._inbox += found
             self._pass_on()
+            if self._inbox:
+                self._connection.wait(self, sum(map(len, found)))
 
     def half_close(self) -> None:
         """The client has sent all."""
@@ -90,11 +99,15 @@ class Call:
             self._pass_on()
 
     def cancel(self, why: Aborted) -> None:
-        """Ends the call from outside; where the client is gone, nobody hears why."""
-        self.unsent.clear()
-        self._end(why.code, str(why), why.metadata)
-        if self._task is not None:
-            self._task.cancel()
+        """Ends the call from outside, whatever is unsent; where the client is gone, nobody hears why."""
+        if self._ended:
+            self._connection.give_up(self)
+        else:
+            self._connection.cut(self)
+            self._end(why.code, str(why), why.metadata)
+        task, self._task = self._task, None  # it will hold its frames, and those the call
+        if task is not None:
+            task.cancel()
 
     def sent(self) -> None:
         """Nothing is unsent any more."""
@@ -152,10 +165,13 @@ class Call:
         """The next message, or grpc.aio.EOF."""
         while not self._inbox:
             if self.half_closed or self._draining:
+                if (error := self._broken_off()) is not None:
+                    raise error
                 return grpc.aio.EOF
             await self._wait()
         message = self._inbox.popleft()
-        self._connection.grant(self)
+        if not self._inbox:
+            self._connection.taken(self)
         return self._parsed(message)
 
     async def write(self, message: Any) -> None:
@@ -188,6 +204,7 @@ class Call:
         """No more reading; an exchange ends when what it has received is answered."""
         self._draining = True
         self._inbox.clear()
+        self._connection.taken(self)
         self._pass_on()
 
     def _pass_on(self) -> None:
@@ -208,26 +225,41 @@ class Call:
         finally:
             self._passing = False
         if not self._inbox:
-            self._connection.grant(self)
+            if self.untaken or self.window < CALL_WINDOW // 2:
+                self._connection.taken(self)
             if (self.half_closed or self._draining) and not exchange.open:
-                self._fail(None)
+                self._fail(self._broken_off())
 
     def _answer(self, message: Any) -> None:
-        if not self._ended:
+        if self._ended:
+            return
+        try:
             self._send(message)
-            if self._inbox or self.half_closed or self._draining:
-                self._pass_on()
+        except Exception as error:
+            self._fail(error)
+        if self._inbox or self.half_closed or self._draining:
+            self._pass_on()
 
     def _fail(self, error: BaseException | None) -> None:
+        """The exchange is over: nothing more is passed on to it."""
         assert self._over is not None, "an exchange is going on"
+        self._exchange = None
         if not self._over.done():
             self._over.set_result(None) if error is None else self._over.set_exception(error)
+
+    def _broken_off(self) -> Aborted | None:
+        """How a call ends whose last message did not come as a whole."""
+        if not self.messages.size or self._draining:
+            return None
+        return Aborted(grpc.StatusCode.INTERNAL, "the last message breaks off")
 
     async def _wait(self) -> None:
         self._awaited = asyncio.get_running_loop().create_future()
         await self._awaited
 
     def _parsed(self, message: bytes) -> Any:
+        if type(message) is not bytes:
+            message = self.messages.plain(message)
         try:
             return self._handler.request_deserializer(message)
         except Exception as error:
@@ -243,7 +275,8 @@ class Call:
     def _end(self, code: grpc.StatusCode, message: str, metadata: Metadata = ()) -> None:
         if self._ended:
             return
-        self._ended = True
+        self._ended = self._draining = True
+        self._inbox.clear()
         if self._deadline is not None:
             self._deadline.cancel()
         self._connection.end(self, code.value[0], message, metadata)

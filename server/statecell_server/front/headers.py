@@ -14,7 +14,10 @@ from statecell_server.front.frames import Code, ConnectionBroken, StreamBroken
 LIST_SIZE = 16_384
 """Bytes of a call's headers at most, uncompressed."""
 CACHED = 512
-"""Blocks that a connection remembers: a client sends the same one with each call, or one a session."""
+CACHED_SIZE = 1024
+"""Blocks that a connection remembers: a client sends the same one with each call, or one a session; and their bytes at most."""
+TRAILERS_SIZE = 8000
+"""Bytes of a call's trailers at most: clients of gRPC take 8 KiB."""
 
 _UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 _FORBIDDEN = {"connection", "proxy-connection", "keep-alive", "transfer-encoding", "upgrade"}
@@ -70,7 +73,7 @@ class HeaderReader:
         if not lasting:
             self._known.clear()
         request = _request((name.decode("latin-1"), value.decode("latin-1")) for name, value in headers)
-        if lasting and len(self._known) < CACHED:
+        if lasting and len(self._known) < CACHED and len(block) <= CACHED_SIZE:
             self._known[block] = request
         return request
 
@@ -88,7 +91,7 @@ def _request(headers: Iterable[tuple[str, str]]) -> Request:
     for name, value in headers:
         if name.startswith(":"):
             if regular or name not in _PSEUDO or name in found:
-                raise StreamBroken(Code.PROTOCOL_ERROR, f"header {name} does not belong there")
+                raise StreamBroken(Code.PROTOCOL_ERROR, f"header {name!r} does not belong there")
         else:
             regular = True
             if name in _FORBIDDEN or name != name.lower() or (name == "te" and value != "trailers"):
@@ -119,7 +122,12 @@ def _block(headers: Iterable[tuple[str, str]]) -> bytes:
     return block
 
 
-RESPONSE = _block([(":status", "200"), ("content-type", "application/grpc"), ("grpc-accept-encoding", "identity,deflate,gzip")])
+_ALONE = (
+    (":status", "200"),
+    ("content-type", "application/grpc"),
+    ("grpc-accept-encoding", "identity,deflate,gzip"),
+)
+RESPONSE = _block(_ALONE)
 """Before the first message."""
 OK = _block([("grpc-status", "0")])
 """After the last one."""
@@ -132,11 +140,10 @@ def not_grpc(status: int) -> bytes:
 
 def trailers(code: int, message: str, metadata: Metadata = (), *, alone: bool) -> bytes:
     """How a call ends. alone: without any message before it, and so with the response's headers."""
-    headers = [(":status", "200"), ("content-type", "application/grpc")] if alone else []
-    headers += [
-        ("grpc-status", str(code)),
-        ("grpc-message", urllib.parse.quote(message, safe=" !\"#$&'()*+,/:;<=>?@[\\]^`{|}")),
-    ]
+    headers = [*_ALONE] if alone else []
+    if 3 * len(message) + sum(4 * len(value) // 3 + len(key) for key, value in metadata) > TRAILERS_SIZE:
+        message, metadata = message[: TRAILERS_SIZE // 20], ()  # what names what came may be as long as that was
+    headers += [("grpc-status", str(code)), ("grpc-message", urllib.parse.quote(message, safe=_PLAIN, errors="replace"))]
     return _block([*headers, *(_text(key, value) for key, value in metadata)])
 
 

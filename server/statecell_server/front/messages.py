@@ -19,6 +19,10 @@ class Aborted(Exception):
         self.code, self.metadata = code, metadata
 
 
+class Compressed(bytes):
+    """A message as it came. It is decompressed when somebody takes it: many that wait must not be a thousand times as large."""
+
+
 class Messages:
     """`messages.feed(payload)` gives those that are complete with it."""
 
@@ -27,24 +31,25 @@ class Messages:
     def __init__(self, limit: int, encoding: str) -> None:
         """`limit`: bytes of a message at most. `encoding`: how those that say that they are compressed are."""
         self.size = 0  # bytes held
-        self._held: list[bytes] = []
+        self._held = bytearray()
         self._needed = PREFIX.size
         self._limit = limit
         self._encoding = encoding
 
     def feed(self, payload: bytes) -> Sequence[bytes]:
-        """Raises Aborted: RESOURCE_EXHAUSTED for one that is too large, INTERNAL for one that cannot be decompressed."""
+        """Raises Aborted: RESOURCE_EXHAUSTED for one that is too large."""
         if not self._held and len(payload) >= PREFIX.size:
             compressed, size = PREFIX.unpack_from(payload)
             if size == len(payload) - PREFIX.size and not compressed:
                 self._check(size)
                 return (payload[PREFIX.size :],)
-        self._held.append(payload)
-        self.size += len(payload)
+        self._held += payload
+        self.size = len(self._held)
         return self._parts() if self.size >= self._needed else ()
 
     def _parts(self) -> Sequence[bytes]:
-        data, at, found = b"".join(self._held), 0, []
+        data, at = memoryview(self._held), 0
+        found: list[bytes] = []
         while True:
             self._needed = PREFIX.size
             if len(data) - at < PREFIX.size:
@@ -55,10 +60,11 @@ class Messages:
             if len(data) - at < self._needed:
                 break
             body = data[at + PREFIX.size : at + self._needed]
-            found.append(self._decompressed(body) if compressed else body)
+            found.append(Compressed(body) if compressed else bytes(body))
             at += self._needed
-        self._held = [data[at:]] if at < len(data) else []
-        self.size = len(data) - at
+        if at:
+            self._held = bytearray(data[at:])
+            self.size = len(self._held)
         return found
 
     def _check(self, size: int) -> None:
@@ -66,11 +72,12 @@ class Messages:
             code = grpc.StatusCode.RESOURCE_EXHAUSTED
             raise Aborted(code, f"a message has {size} bytes, the most is {self._limit} (--max-message)")
 
-    def _decompressed(self, body: bytes) -> bytes:
+    def plain(self, body: bytes) -> bytes:
+        """What a compressed message says. Raises Aborted where it cannot be decompressed, or is too large then."""
         bits = _WINDOW_BITS.get(self._encoding)
         if bits is None:
-            code = grpc.StatusCode.INTERNAL
-            raise Aborted(code, f"a message is compressed, but grpc-encoding says {self._encoding}")
+            code = grpc.StatusCode.INTERNAL if self._encoding == "identity" else grpc.StatusCode.UNIMPLEMENTED
+            raise Aborted(code, f"a message is compressed, and grpc-encoding is {self._encoding}; expected gzip or deflate")
         stream = zlib.decompressobj(bits)
         try:
             message = stream.decompress(body, self._limit + 1)

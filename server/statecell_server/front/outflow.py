@@ -1,6 +1,7 @@
 """Outflow: what a connection sends, in one write a turn of the event loop, within the windows that the client gives."""
 
 import asyncio
+from collections import OrderedDict
 
 from statecell_server.front import frames
 from statecell_server.front.call import Call
@@ -11,6 +12,10 @@ TURN = 256 << 10
 """Bytes of waiting messages that are sent in one turn of the loop: a large one must not keep the others from theirs."""
 BUFFERED = 1 << 20
 """Bytes in the transport's buffer from which on messages wait, so that a client that does not read costs no more."""
+UNREAD = 4 << 20
+"""The same, from which on nothing is read of such a client: what is not messages waits for no window."""
+UNSENT = 256 << 20
+"""Bytes of a connection's answers that wait for their client, from which on it may begin no more calls."""
 
 
 class Outflow:
@@ -19,12 +24,13 @@ class Outflow:
     def __init__(self, transport: asyncio.Transport) -> None:
         self.window = frames.DEFAULT_WINDOW  # bytes that we may send on all streams
         self.paused = False  # the transport has enough
+        self.unsent = 0  # bytes that wait in the calls
         self._transport = transport
         transport.set_write_buffer_limits(high=BUFFERED)
         self._loop = asyncio.get_running_loop()
         self._out: list[bytes | memoryview] = []
-        self._stuck: dict[int, Call] = {}  # calls with unsent messages and a window
-        self._pumping = False
+        self._stuck: OrderedDict[int, Call] = OrderedDict()  # calls with unsent messages and a window
+        self._pumping = self._deaf = False
 
     def put(self, *parts: bytes | memoryview) -> None:
         """Frames that no window holds back."""
@@ -43,6 +49,7 @@ class Outflow:
             call.peer_window -= size
             self.put(MESSAGE_HEAD.pack(size << 8 | DATA, 0, call.id, 0, len(message)), message)
         else:
+            self.unsent += size
             call.unsent.append(memoryview(PREFIX.pack(0, len(message))))
             if message:
                 call.unsent.append(memoryview(message))
@@ -72,17 +79,27 @@ class Outflow:
     def resume(self) -> None:
         """The transport has room again."""
         self.paused = False
+        if self._deaf:
+            self._deaf = False
+            self._transport.resume_reading()
         self._pump_soon()
 
     def forget(self, call: Call) -> None:
-        """Nothing more is to be sent on it."""
+        """What is unsent of the call is not to be sent."""
+        self.unsent -= sum(map(len, call.unsent))
+        call.unsent.clear()
         self._stuck.pop(call.id, None)
 
     def flush(self) -> None:
         """To the transport, now."""
         out, self._out = self._out, []
-        if out and not self._transport.is_closing():
-            self._transport.writelines(out)
+        if not out or self._transport.is_closing():
+            return
+        # Joined: cheaper for small frames, and asyncio's own writelines forgets to pause us before Python 3.14.
+        self._transport.write(b"".join(out))
+        if self.paused and not self._deaf and self._transport.get_write_buffer_size() > UNREAD:
+            self._deaf = True
+            self._transport.pause_reading()
 
     def _wait(self, call: Call) -> None:
         self._stuck[call.id] = call
@@ -97,13 +114,12 @@ class Outflow:
         self._pumping = False
         left = TURN
         while self._stuck and self.window > 0 and left > 0 and not self.paused:
-            for call in list(self._stuck.values()):
-                left -= self._send_frame(call)
+            left -= self._send_frame(next(iter(self._stuck.values())))
         if left <= 0:
             self._pump_soon()
 
     def _send_frame(self, call: Call) -> int:
-        """The bytes sent; a call that can send no more is taken out."""
+        """The bytes sent. The call goes behind the others, or out where it can send no more."""
         room, parts = min(FRAME_SIZE, self.window, call.peer_window), []
         size = 0
         while call.unsent and size < room:
@@ -116,9 +132,12 @@ class Outflow:
         if size:
             self.window -= size
             call.peer_window -= size
+            self.unsent -= size
             self.put(HEAD.pack(size << 8 | DATA, 0, call.id), *parts)
-        if not call.unsent or call.peer_window <= 0:
-            self.forget(call)
+        if call.unsent and call.peer_window > 0:
+            self._stuck.move_to_end(call.id)
+        else:
+            del self._stuck[call.id]
         if size and not call.unsent:
             if call.trailers:
                 self.end(call, call.trailers)
