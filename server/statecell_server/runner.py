@@ -176,7 +176,8 @@ class Runner:
                 self._loop.call_soon_threadsafe(self._land, work)
             else:
                 time.sleep(work)
-                self._loop.call_soon_threadsafe(self._launch)
+                # A turn later: the loop may have been busy with answers, and has to look first who has come meanwhile.
+                self._loop.call_soon_threadsafe(self._loop.call_soon, self._launch)
 
     def _run(self, batch: Batch, rows: int) -> None:
         began, worked = time.perf_counter(), self._clock()
