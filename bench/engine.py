@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from statecell.tensor import Array
+from statecell_server.__main__ import event_loop
 from statecell_server.config import Config
 from statecell_server.engine import Engine
 from statecell_server.ticket import Ticket
@@ -109,7 +110,8 @@ async def arena(config: Config, model: str, size: int, seconds: float) -> dict[s
 def main(what: str, repository: str, model: str, size: str, seconds: str) -> None:
     config = Config(models=Path(repository), state_memory=4 << 30)
     measured = {"gain": gain, "arena": arena}[what](config, model, int(size), float(seconds))
-    print(json.dumps(asyncio.run(measured)))
+    with asyncio.Runner(loop_factory=event_loop()) as runner:
+        print(json.dumps(runner.run(measured)))
 
 
 if __name__ == "__main__":

@@ -7,15 +7,16 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = [
-    {"errors", "device", "cuda", "roll", "exchange", "front.frames", "front.allowance"},
-    {"config", "arena", "inputs", "snapshot", "record", "front.headers"},
+    {"errors", "device", "cuda", "roll", "cohort", "exchange", "front.frames", "front.allowance"},
+    {"config", "arena", "inputs", "snapshot", "record", "reply", "front.headers"},
     {"host_arena", "front.messages"},
     {"runtime", "front.call"},
     {"ort_session", "state_graph", "torchscript_runtime", "invariance", "sessions", "store", "front.outflow"},
-    {"onnx_runtime", "graph_arena", "scheduler", "spill", "valkey_store", "guarded_store", "front.inflow", "front.peer"},
-    {"graph_runtime", "executor", "journal", "allotment", "front.connection"},
-    {"runner", "front.server"},
-    {"repository", "ticket"},
+    {"onnx_runtime", "graph_arena", "step", "spill", "valkey_store", "guarded_store", "front.inflow", "front.peer"},
+    {"graph_runtime", "scheduler", "executor", "journal", "allotment", "front.connection"},
+    {"ledger", "front.server"},
+    {"runner"},
+    {"repository", "ticket", "admission"},
     {"takeover"},
     {"intake"},
     {"turn"},

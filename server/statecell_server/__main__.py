@@ -159,11 +159,11 @@ def _run(config: Config) -> None:
     async def serve() -> None:
         await App(config).run()
 
-    with asyncio.Runner(loop_factory=_event_loop()) as runner:
+    with asyncio.Runner(loop_factory=event_loop()) as runner:
         runner.run(serve())
 
 
-def _event_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def event_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
     """uvloop's where it is installed, else asyncio's own."""
     try:
         import uvloop

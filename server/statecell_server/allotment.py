@@ -5,9 +5,9 @@ from collections.abc import Iterable
 from statecell.tensor import Array
 
 from statecell_server.arena import StateArena
-from statecell_server.scheduler import Step
 from statecell_server.sessions import Session
 from statecell_server.spill import spill
+from statecell_server.step import Step
 
 
 def allot(step: Step, arena: StateArena, sessions: Iterable[Session]) -> None:
@@ -22,20 +22,30 @@ def allot(step: Step, arena: StateArena, sessions: Iterable[Session]) -> None:
         step.spent, step.loads = step.sources, ()
         return
     sources: list[int] = []
-    loaded: list[tuple[int, int, list[Array]]] = []  # first row, rows, states
     for session in step.sessions:
-        if session.loaded is not None:
-            loaded.append((len(sources), session.batch, session.loaded))
         sources += session.slots
-    slots = _allocate(arena, rows + sum(count for _, count, _ in loaded), sessions)
-    if loaded:
-        slots, spare = slots[:rows], slots[rows:]
-        step.spent, loads = spare, []
-        for row, count, states in loaded:
-            sources[row : row + count], spare = spare[:count], spare[count:]
-            loads.append((sources[row : row + count], states))
-        step.loads = loads
-    step.sources, step.slots = sources, slots
+    if len(sources) == rows:
+        step.sources, step.slots = sources, _allocate(arena, rows, sessions)
+    else:
+        _allot_loading(step, arena, sessions)
+
+
+def _allot_loading(step: Step, arena: StateArena, sessions: Iterable[Session]) -> None:
+    """Some of the states have to be brought into the arena, to slots of their own, before they can be read."""
+    rows = step.inputs.rows
+    missing = sum(session.batch for session in step.sessions if session.loaded is not None)
+    slots = _allocate(arena, rows + missing, sessions)
+    step.slots, step.spent = slots[:rows], slots[rows:]
+    sources: list[int] = []
+    loads: list[tuple[list[int], list[Array]]] = []
+    spare = iter(step.spent)
+    for session in step.sessions:
+        if session.loaded is None:
+            sources += session.slots
+            continue
+        loads.append(([next(spare) for _ in range(session.batch)], session.loaded))
+        sources += loads[-1][0]
+    step.sources, step.loads = sources, loads
 
 
 def _allocate(arena: StateArena, rows: int, sessions: Iterable[Session]) -> list[int]:

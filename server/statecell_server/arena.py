@@ -34,31 +34,37 @@ class StateArena(ABC):
             raise StateBudgetExceeded(f"a state takes {self.row_bytes} bytes, more than the {memory} of --state-memory")
         self._limit = 1 + self.budget + 2 * rows  # a run reads from slots of its own and writes to others
         self.capacity = min(self._limit, max(rows, 64))
-        self._free = list(range(self.capacity - 1, INITIAL_SLOT, -1))
+        self._free: list[int] = []  # given back; those from _next on were never in use
+        self._next = INITIAL_SLOT + 1
         self._shared: dict[int, int] = {}  # slot -> owners beyond the first
 
     @property
     def used(self) -> int:
         """Slots that hold a state."""
-        return self.capacity - 1 - len(self._free)
+        return self._next - 1 - len(self._free)
 
     @property
     def room(self) -> int:
         """Slots that can still be allocated."""
-        return self._limit - self.capacity + len(self._free)
+        return self._limit - self._next + len(self._free)
 
     def allocate(self, count: int) -> list[int]:
         """`count` slots to write to. Raises StateBudgetExceeded."""
-        while len(self._free) < count:
-            capacity = min(self._limit, self.capacity * 2)
-            if capacity == self.capacity:
-                raise StateBudgetExceeded(
-                    f"no room for {count} more rows: all {self._limit} rows of {self.row_bytes} bytes are in use", rows=count
-                )
-            self._free[:0] = range(capacity - 1, self.capacity - 1, -1)
-            self.capacity = capacity
-        taken = self._free[-count:][::-1] if count else []
-        del self._free[len(self._free) - count :]
+        free = self._free
+        if count == 1 and free:
+            return [free.pop()]
+        again = min(count, len(free))
+        fresh = count - again
+        if fresh > self._limit - self._next:
+            raise StateBudgetExceeded(
+                f"no room for {count} more rows: all {self._limit} rows of {self.row_bytes} bytes are in use", rows=count
+            )
+        taken = free[len(free) - again :][::-1]
+        del free[len(free) - again :]
+        taken += range(self._next, self._next + fresh)
+        self._next += fresh
+        while self.capacity < self._next:
+            self.capacity = min(self._limit, 2 * self.capacity)
         return taken
 
     def share(self, slots: Sequence[int]) -> None:

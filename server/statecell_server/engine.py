@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 from statecell.tensor import Array
 
+from statecell_server.admission import Admission
 from statecell_server.config import Config
 from statecell_server.errors import (
     Draining,
@@ -15,7 +16,6 @@ from statecell_server.errors import (
     NotStreamable,
     SessionContended,
     SessionNotFound,
-    StateBudgetExceeded,
     StatecellError,
     StepOutOfOrder,
 )
@@ -44,13 +44,13 @@ class Engine:
     def __init__(self, config: Config, store: StateStore | None = None, changed: Callable[[], None] = lambda: None) -> None:
         """Loads the models. `changed` is called when there are others. Raises runtime.LoadError."""
         self.sessions = Sessions(config.session_ttl)
-        self.models = Repository(config, store, self.sessions.mark)
-        self.draining = False
+        self.models = Repository(config, store, self.sessions)
         self._handed_over = False
         self._config = config
         self._changed = changed
-        self._takeover = Takeover(store, self.sessions, self.models, self._enter) if store is not None else None
-        self._intake = Intake(self.sessions, self.models, self._takeover)
+        self._admission = Admission(self.sessions)
+        self._takeover = Takeover(store, self.sessions, self.models, self._admission.enter) if store is not None else None
+        self._intake = Intake(self.sessions, self._takeover)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -62,7 +62,7 @@ class Engine:
 
     async def drain(self) -> None:
         """No new sessions from now on. Durable ones are brought to the store, and when it has them, sent to other servers."""
-        self.draining = True
+        self._admission.closed = True
         for runner in self.models:
             if runner.journal is not None:
                 runner.journal.every = 1
@@ -104,9 +104,14 @@ class Engine:
                 groups.setdefault(journal, []).append(session)
         return [journal.start_saving(group) for journal, group in groups.items()]
 
+    @property
+    def draining(self) -> bool:
+        """Whether the server is about to stop."""
+        return self._admission.closed
+
     def runner(self, session: Session) -> Runner:
         """Where the session's steps are run."""
-        return self.models.get(session.model, session.version)
+        return session.runner
 
     @staticmethod
     def _users(runner: Runner) -> int:
@@ -148,9 +153,9 @@ class Engine:
         runner = self.models.get(model, version)
         given, states = split_states(runner.spec, tensors)
         inputs = runner.check(given, None)
-        session = Session("", runner.name, runner.version, batch=inputs.rows)
+        session = Session("", runner, inputs.rows)
         if states:
-            session.loaded = check_states(runner.spec, states, inputs.rows)
+            session.load(check_states(runner.spec, states, inputs.rows))
 
         def submit(done: Callable[[Ticket], None]) -> Ticket:
             return self._intake.place_alone(runner, session, inputs, done)
@@ -212,12 +217,12 @@ class Engine:
         batch = batch or 1
         if batch < 1 or (batch > 1 and not spec.has_batch):
             raise InvalidRequest(f"batch is {batch}, expected {'1 or more' if spec.has_batch else '1'}", field="batch")
-        session = Session(session_id or self.sessions.issue(durable=durable), runner.name, runner.version, batch, durable)
+        session = Session(session_id or self.sessions.issue(durable=durable), runner, batch, durable)
         if state:
-            session.loaded = [np.array(a) for a in check_states(spec, state, batch)]
+            session.load([np.array(a) for a in check_states(spec, state, batch)])
         if snapshot is not None:
             session.step_index = snapshot.step_index
-        await self._found([session], runner)
+        await self._admission.found([session], runner)
         return session
 
     async def attach(self, session_id: str) -> Session:
@@ -227,50 +232,6 @@ class Engine:
             if absent:
                 raise absent[session_id]
         return self.sessions.get(session_id)
-
-    async def _found(self, sessions: Sequence[Session], runner: Runner) -> None:
-        """New sessions of one model become known, here and, where they are durable, in the store. All of them or none."""
-        try:
-            for session in sessions:
-                self._enter(session, runner)
-            if runner.journal is not None and sessions[0].durable:
-                for error in await runner.journal.save(sessions):
-                    if error is not None:
-                        raise error
-        except BaseException:
-            for session in sessions:
-                runner.release(session)
-                if self.sessions.known(session.id) is session:
-                    self.sessions.remove(session)
-                    runner.forget(session)
-            raise
-
-    def _enter(self, session: Session, runner: Runner) -> Session:
-        if self.draining:
-            raise Draining("the server is about to stop and takes no new sessions")
-        excess = runner.rows + session.batch - runner.capacity
-        if excess > 0 and not self._make_room(runner, excess):
-            raise StateBudgetExceeded(
-                f"{runner.rows} rows of state are held, {session.batch} more would exceed the {runner.capacity} that fit "
-                "into --state-memory and --spill-memory",
-                model=runner.name,
-            )
-        runner.enter(session)
-        self.sessions.add(session)
-        return session
-
-    def _make_room(self, runner: Runner, rows: int) -> bool:
-        """Lets go of idle durable sessions, the longest idle first: their next step loads them from the store."""
-        idle = [s for s in runner.sessions if s.durable and s.fence and not (s.ahead or s.pending)]
-        if sum(s.batch for s in idle) < rows:
-            return False
-        for session in sorted(idle, key=lambda s: s.used):
-            if rows <= 0:
-                break
-            rows -= session.batch
-            self.sessions.remove(session)
-            runner.leave(session, self.sessions.absent(session.id))
-        return True
 
     async def snapshot(self, session_id: str) -> Snapshot:
         """The committed state, whatever is in flight. Of a durable session, the one in the store."""
@@ -298,8 +259,9 @@ class Engine:
             loaded = states_of(record, runner.spec)
             forks = []
             for _ in range(count or 1):
-                fork = Session(self.sessions.issue(durable=True), runner.name, runner.version, record.batch, durable=True)
-                fork.step_index, fork.loaded = record.step_index, loaded
+                fork = Session(self.sessions.issue(durable=True), runner, record.batch, durable=True)
+                fork.step_index = record.step_index
+                fork.load(loaded)
                 forks.append(fork)
         else:
             session = self.sessions.get(session_id)
@@ -307,7 +269,7 @@ class Engine:
             forks = [session.fork(self.sessions.issue(durable=session.durable)) for _ in range(count or 1)]
             for _ in forks:
                 runner.arena.share(session.slots)
-        await self._found(forks, runner)
+        await self._admission.found(forks, runner)
         return forks
 
     async def reset(self, session_id: str) -> Session:

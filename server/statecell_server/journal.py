@@ -11,8 +11,8 @@ from statecell.tensor import Array
 from statecell_server.arena import StateArena
 from statecell_server.errors import SessionContended, StatecellError
 from statecell_server.record import Record
-from statecell_server.scheduler import Step
 from statecell_server.sessions import Session
+from statecell_server.step import Step
 from statecell_server.store import StateStore, Write
 
 log = logging.getLogger(__name__)
@@ -85,15 +85,15 @@ class Journal:
         ]
 
     @staticmethod
-    def _slots(step: Step, position: int) -> list[int]:
-        first = sum(s.batch for s in step.sessions[:position])
+    def _slots(step: Step, position: int) -> Sequence[int]:
+        first = step.first_row(position)
         return step.slots[first : first + step.sessions[position].batch]
 
     def _record(self, step: Step, position: int, states: list[Array]) -> Record:
         session, start = step.sessions[position], step.starts[position]
         if not step.repeatable:
             return self.record(session, states, start + step.inputs.seq_len)
-        first = sum(s.batch for s in step.sessions[:position])
+        first = step.first_row(position)
         outputs = {
             tensor.name: _rows(array, tensor.batch_axis, first, first + session.batch)
             for tensor, array in zip(self._spec.outputs, step.outputs, strict=True)
@@ -126,12 +126,9 @@ class Journal:
         """The session as it stands, with the reply that it would repeat."""
         states = session.loaded if session.loaded is not None else self._arena.read(session.slots)
         last = session.last
-        if last is None or last.start + last.seq_len != session.step_index:
+        if last is None:
             return self.record(session, states, session.step_index)
-        outputs = {
-            tensor.name: _rows(array, tensor.batch_axis, last.first_row, last.first_row + session.batch)
-            for tensor, array in zip(self._spec.outputs, last.outputs, strict=True)
-        }
+        outputs = {tensor.name: array for tensor, array in zip(self._spec.outputs, last.outputs, strict=True)}
         return self.record(session, states, session.step_index, last.start, outputs)
 
     async def save(self, sessions: Sequence[Session]) -> list[StatecellError | None]:

@@ -11,6 +11,7 @@ from statecell_server.device import Device
 from statecell_server.errors import ModelInUse, ModelNotFound, ModelRefused, SnapshotMismatch, StatecellError
 from statecell_server.runner import Runner
 from statecell_server.runtime import LoadError, Runtime
+from statecell_server.sessions import Sessions
 from statecell_server.store import StateStore
 
 log = logging.getLogger(__name__)
@@ -68,11 +69,11 @@ def _load_anywhere(folder: Path, runtime: str, config: Config) -> Runtime:
 class Repository:
     """Every version of every model in the folder, by name."""
 
-    def __init__(self, config: Config, store: StateStore | None = None, owner: str = "") -> None:
-        """Loads all of them. `owner`: this server's mark in what it writes to the store. Raises LoadError."""
+    def __init__(self, config: Config, store: StateStore | None = None, sessions: Sessions | None = None) -> None:
+        """Loads all of them. `sessions`: the server's. Raises LoadError."""
         self._config = config
         self._store = store
-        self._owner = owner
+        self._sessions = Sessions(config.session_ttl) if sessions is None else sessions
         self._runners: dict[str, dict[str, Runner]] = {}
         self._idle: set[Path] = set()  # folders of versions that were replaced and unloaded
         self._refused: dict[Path, tuple[int, str]] = {}  # folders not loaded: when their files were last changed, and why not
@@ -98,7 +99,7 @@ class Repository:
         config = self._config
         chosen = config.runtimes.get(name) or ("onnxruntime" if (folder / "model.onnx").exists() else "torchscript")
         runtime = load(folder, chosen, config.devices.get(name, config.device), config)
-        runner = Runner(name, version, runtime, config, self._store, self._owner)
+        runner = Runner(name, version, runtime, config, self._store, self._sessions)
         log.info("%s/%s runs in %s on %s%s", name, version, runtime.name, runtime.device, runner.note and f": {runner.note}")
         return runner
 

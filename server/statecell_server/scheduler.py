@@ -1,95 +1,16 @@
-"""Scheduler: which steps run together next. A Step is one request; a Batch is one run."""
+"""Scheduler: which steps run together next."""
 
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
 
 from statecell.spec import ModelSpec
-from statecell.tensor import Array
 
-from statecell_server.errors import QueueFull, StatecellError
-from statecell_server.inputs import Inputs
-from statecell_server.sessions import Reply, Session
+from statecell_server.errors import QueueFull
+from statecell_server.step import Batch, Step
 
 RUN_LENGTH = 32
 """Time steps of a run at most; a longer request is cut. Within a run a time step costs 2 to 6 times less than alone."""
 QUIET_BATCHES = 16
 """After so many batches without single steps nobody is waiting for one, and runs may be as long as they like."""
-
-
-class Waiter(Protocol):
-    """Whoever is to be told that a step is over."""
-
-    def settle(self) -> None:
-        """Called on the event loop, once a step."""
-
-
-@dataclass(slots=True, eq=False)
-class Step:
-    """One request to advance one or several sessions by the same number of time steps, their rows stacked.
-
-    Nothing of a session changes until the step is committed: `slots` are the rows that it works on.
-    """
-
-    sessions: Sequence[Session]
-    inputs: Inputs
-    starts: list[int]  # step_index of each session before the step
-    cuttable: bool
-    repeatable: bool = False  # step_index was sent: the reply is kept for a retry
-    waiters: list[Waiter] = field(default_factory=list)
-    errors: dict[int, StatecellError] = field(default_factory=dict)  # by position in sessions; the others go on
-    fences: dict[int, bytes] = field(default_factory=dict)  # by position: of the records in the store that hold the result
-    blocked: int = 0  # sessions that have an earlier step to finish
-    done: int = 0  # time steps run so far
-    sources: Sequence[int] = ()  # slots to read: the sessions', from the second run on those that it wrote before
-    loads: Sequence[tuple[Sequence[int], list[Array]]] = ()  # (slots, states) to be written first
-    slots: list[int] = field(default_factory=list)  # slots to write
-    spent: Sequence[int] = ()  # slots of its own that nobody needs when the run is over
-    outputs: list[Array] = field(default_factory=list)
-    places: dict[Session, int] = field(default_factory=dict)  # made when it is first asked for
-    finished: bool = False
-    running: bool = False
-    writing: bool = False  # its result is on the way to the store: it may be committed though nobody waits any more
-
-    @property
-    def remaining(self) -> int:
-        return self.inputs.seq_len - self.done
-
-    @property
-    def failed(self) -> bool:
-        """Whether there is no session left that it could advance."""
-        return len(self.errors) == len(self.sessions)
-
-    def position_of(self, session: Session) -> int:
-        """Where the session is in `sessions`."""
-        if not self.places:
-            self.places = {session: position for position, session in enumerate(self.sessions)}
-        return self.places[session]
-
-    def start_of(self, session: Session) -> int:
-        return self.starts[self.position_of(session)]
-
-    def stop_of(self, session: Session) -> int:
-        return self.start_of(session) + self.inputs.seq_len
-
-    def reply_of(self, session: Session) -> Reply:
-        """Of a step that was committed."""
-        position = self.position_of(session)
-        first_row = sum(s.batch for s in self.sessions[:position])
-        return Reply(self.starts[position], self.inputs.seq_len, self.outputs, first_row)
-
-    def fail(self, session: Session, error: StatecellError) -> None:
-        """The session will not advance, and so none of the steps that it has queued behind this one."""
-        self.errors.setdefault(self.position_of(session), error)
-
-
-@dataclass(slots=True)
-class Batch:
-    """Steps that take their next `seq_len` time steps in one run."""
-
-    steps: list[Step]
-    seq_len: int
 
 
 class Scheduler:
@@ -104,7 +25,8 @@ class Scheduler:
         self.max_queue = max_queue
         self._longest = run_length
         self.waiting = 0  # steps that were added and are not finished
-        self._max_rows = max_batch if self._batches(spec) else 1
+        self.stacks = self._stacks(spec)
+        self._max_rows = max_batch if self.stacks else 1
         self._single: deque[Step] = deque()
         self._long: deque[Step] = deque()
         self._turn_of_long = False
@@ -112,8 +34,14 @@ class Scheduler:
         self._single_seconds = 0.0  # of a run of one time step
         self._pace = 0.0  # seconds of a time step within a longer run
 
+    @property
+    def singles(self) -> int:
+        """Single steps that wait, where nothing else does."""
+        return 0 if self._long else len(self._single)
+
     @staticmethod
-    def _batches(spec: ModelSpec) -> bool:
+    def _stacks(spec: ModelSpec) -> bool:
+        """Whether several sessions can share a run at all: each must have rows of its own in everything that comes out."""
         tensors = (*spec.outputs, *(s.tensor for s in spec.states))
         return spec.has_batch and all(t.batch_axis is not None for t in tensors)
 
@@ -133,7 +61,7 @@ class Scheduler:
             self._push(step)
 
     def _push(self, step: Step) -> None:
-        (self._single if step.remaining == 1 else self._long).append(step)
+        (self._single if step.inputs.seq_len - step.done == 1 else self._long).append(step)
 
     def next_batch(self) -> Batch | None:
         """What runs next, or None if nothing waits."""
@@ -143,11 +71,12 @@ class Scheduler:
         if not self._single and not self._long:
             return None
         single = bool(self._single) and not (self._turn_of_long and self._long)
-        steps = self._take(self._single if single else self._long)
-        for step in steps:
-            step.running = True
         self._turn_of_long = single
-        self._quiet = 0 if single else self._quiet + 1
+        if single:
+            self._quiet = 0
+            return Batch(self._take(self._single), 1)
+        self._quiet += 1
+        steps = self._take(self._long)
         return Batch(steps, min(self._run_length(), *(s.remaining for s in steps)) if steps[0].cuttable else steps[0].remaining)
 
     def _run_length(self) -> int:
@@ -168,19 +97,23 @@ class Scheduler:
     def _take(self, queue: deque[Step]) -> list[Step]:
         """The first step and those behind it that can share its run, out of the queue."""
         first = queue.popleft()
+        first.running = True
         steps, passed, rows = [first], [], first.inputs.rows
+        shared, cuttable, length = first.inputs.shared, first.cuttable, first.remaining
         while queue and rows < self._max_rows:
             step = queue.popleft()
             if step.finished:
                 continue
-            same = step.inputs.shared == first.inputs.shared and step.cuttable == first.cuttable
-            fits = rows + step.inputs.rows <= self._max_rows
-            if same and fits and (step.cuttable or step.remaining == first.remaining):
+            total = rows + step.inputs.rows
+            same = step.cuttable == cuttable and step.inputs.shared == shared
+            if same and total <= self._max_rows and (cuttable or step.remaining == length):
+                step.running = True
                 steps.append(step)
-                rows += step.inputs.rows
+                rows = total
             else:
                 passed.append(step)
-        queue.extendleft(reversed(passed))
+        if passed:
+            queue.extendleft(reversed(passed))
         return steps
 
     def ran(self, step: Step) -> None:

@@ -4,69 +4,85 @@ import asyncio
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import count, islice
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from statecell.tensor import Array
 
 from statecell_server.arena import INITIAL_SLOT
 from statecell_server.errors import InvalidRequest, SessionExpired, SessionLost, SessionNotFound, StatecellError, StepOutOfOrder
 from statecell_server.record import step_index_of
+from statecell_server.reply import Reply
 
 if TYPE_CHECKING:
-    from statecell_server.scheduler import Step
+    from statecell_server.runner import Runner
+    from statecell_server.step import Step
 
 DURABLE = "durable-"
 """How the id of a durable session begins: only those are looked for in the store."""
+INITIAL = (INITIAL_SLOT,)
+"""The slots of a session of one row that has not stepped yet; times one, it is the same tuple for all of them."""
 TOMBSTONES = 100_000
 """Expired ids remembered, so that their owners are told what happened."""
 
 
-class Reply(NamedTuple):
-    """What a step gave: outputs in the spec's order, and which rows of them are the session's."""
-
-    start: int  # step_index before the step
-    seq_len: int
-    outputs: list[Array]
-    first_row: int
-
-
 @dataclass(slots=True, eq=False)
 class Session:
-    """The state is in `slots`, or in `loaded` until the next step brings it into the arena."""
+    """The state is in `slots`; or in `loaded` until the next step brings it into the arena, and then it has no slots."""
 
     id: str
-    model: str
-    version: str
+    runner: "Runner"
     batch: int = 1
     durable: bool = False
     number: int = 0
     step_index: int = 0
-    slots: list[int] = field(default_factory=list)
+    slots: tuple[int, ...] = ()
     loaded: list[Array] | None = None
     pending: "tuple[Step, ...]" = ()  # in order; only the first may run
-    last: Reply | None = None
+    replied: int = 0  # time steps of the last request, if its reply is kept
+    reply: bytes = b""  # to it: see Replies
     fence: bytes = b""  # of the record in the store that this copy goes on from
     stale: bool = False  # another server has gone on from that record: this copy must be loaded again
     saving: "asyncio.Task[None] | None" = None  # a write of the committed state, outside of any step
     created: float = field(default_factory=time.time)
-    used: float = field(default_factory=time.time)
+    used: float = 0.0
 
     def __post_init__(self) -> None:
-        if not self.slots:
-            self.slots = [INITIAL_SLOT] * self.batch
+        self.slots = INITIAL * self.batch
+        self.used = self.created
+
+    @property
+    def model(self) -> str:
+        return self.runner.name
+
+    @property
+    def version(self) -> str:
+        return self.runner.version
+
+    def load(self, states: list[Array]) -> None:
+        """The state is outside the arena from now on; what slots it had are the caller's to give back."""
+        self.slots, self.loaded = (), states
 
     def fork(self, session_id: str) -> "Session":
         """A session at the same point, with the same slots: the arena must be told that they are shared."""
-        fork = Session(session_id, self.model, self.version, self.batch, self.durable)
-        fork.step_index, fork.slots, fork.loaded = self.step_index, list(self.slots), self.loaded
+        fork = Session(session_id, self.runner, self.batch, self.durable)
+        fork.step_index, fork.slots, fork.loaded = self.step_index, self.slots, self.loaded
         return fork
 
     def reset(self) -> None:
         """After its slots were given back: at the start again."""
-        self.step_index, self.last, self.loaded = 0, None, None
+        self.step_index, self.slots, self.loaded = 0, INITIAL * self.batch, None
+        self.replied, self.reply = 0, b""
+
+    @property
+    def last(self) -> Reply | None:
+        """The reply to the last request, if it is kept."""
+        if not self.replied:
+            return None
+        outputs = self.runner.replies.open(self.reply, self.replied, self.batch)
+        return Reply(self.step_index - self.replied, self.replied, outputs)
 
     @property
     def next_index(self) -> int:
@@ -103,7 +119,7 @@ class Session:
         for step in pending:
             if (step.start_of(self), step.inputs.seq_len) == (step_index, seq_len):
                 return step
-        if self.last is not None and (self.last.start, self.last.seq_len) == (step_index, seq_len):
+        if self.replied == seq_len and step_index == self.step_index - seq_len:
             return self.last
         raise StepOutOfOrder(
             f"session {self.id} is at step_index {expected}, the step of {seq_len} says {step_index}",
@@ -123,12 +139,20 @@ class Sessions:
         # Ids begin with a mark of this process: one that does not is of a server that is gone.
         self.mark = secrets.token_hex(4)
         self._numbers = count(1)
+        self._now = 0.0
 
     def __len__(self) -> int:
         return len(self._sessions)
 
     def __iter__(self) -> Iterator[Session]:
         return iter(list(self._sessions.values()))
+
+    def now(self) -> float:
+        """time.time(), to 10 ms; whoever asks in the meantime gets the same object, for a float of its own takes 32 bytes."""
+        now = time.time()
+        if not 0 <= now - self._now < 0.01:
+            self._now = now
+        return self._now
 
     def issue(self, *, durable: bool) -> str:
         """A new unguessable id: 128 random bits."""
@@ -149,11 +173,12 @@ class Sessions:
             raise self.absent(session_id)
         return session
 
-    def find(self, session_ids: Sequence[str]) -> tuple[list[Session | None], dict[int, StatecellError]]:
-        """The sessions, None where there is none, and by position why not."""
-        found = [self._sessions.get(session_id) for session_id in session_ids]
-        missing = (position for position, session in enumerate(found) if session is None)
-        return found, {position: self.absent(session_ids[position]) for position in missing}
+    def find(self, session_ids: Iterable[str]) -> list[Session] | None:
+        """All of them; None where one is not here."""
+        try:
+            return list(map(self._sessions.__getitem__, session_ids))
+        except KeyError:
+            return None
 
     def absent(self, session_id: str) -> StatecellError:
         """Why there is no such session here, nor in the store if it was durable."""
@@ -193,3 +218,27 @@ class Sessions:
         found = (s for s in self._sessions.values() if s.number > after and model in ("", s.model))
         page = list(islice(found, size + 1))
         return page[:size], str(page[size - 1].number) if len(page) > size else ""
+
+
+class Residents:
+    """The sessions of one runner among all of the table. No table of its own: its entry would be 50 bytes a session."""
+
+    def __init__(self, sessions: Sessions, runner: "Runner") -> None:
+        self._sessions = sessions
+        self._runner = runner
+        self._count = 0
+        self.rows = 0  # that they hold, in the arena or beside it
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Session]:
+        return (session for session in self._sessions if session.runner is self._runner)
+
+    def add(self, session: Session) -> None:
+        self._count += 1
+        self.rows += session.batch
+
+    def remove(self, session: Session) -> None:
+        self._count -= 1
+        self.rows -= session.batch

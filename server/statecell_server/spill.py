@@ -14,12 +14,12 @@ def spill(arena: StateArena, sessions: Iterable[Session], rows: int) -> None:
 
     A spilled session is one that has `loaded` states, as after a restore: its next step brings them back.
     """
-    idle = [s for s in sessions if s.loaded is None and not s.pending and s.slots[0] != INITIAL_SLOT]
+    idle = [s for s in sessions if s.slots and s.slots[0] != INITIAL_SLOT and not s.pending]
     wanted = max(rows, LEAST)
     for session in sorted(idle, key=lambda s: s.used):
         if wanted <= 0:
             break
         wanted -= session.batch
-        session.loaded = arena.read(session.slots)
+        states = arena.read(session.slots)
         arena.free(session.slots)
-        session.slots = [INITIAL_SLOT] * session.batch
+        session.load(states)

@@ -11,7 +11,7 @@ from statecell_server.errors import InternalError, SnapshotMismatch, StatecellEr
 from statecell_server.record import Record
 from statecell_server.repository import Repository
 from statecell_server.runner import Runner
-from statecell_server.sessions import DURABLE, Reply, Session, Sessions
+from statecell_server.sessions import DURABLE, Session, Sessions
 from statecell_server.store import StateStore, contended
 
 log = logging.getLogger(__name__)
@@ -115,7 +115,7 @@ class Takeover:
         session = self._sessions.known(session_id)
         if session is not None:
             self._sessions.remove(session)
-            self._models.get(session.model, session.version).leave(session, self._sessions.absent(session_id))
+            session.runner.leave(session, self._sessions.absent(session_id))
 
     async def _adopt(self, session_id: str, record: Record) -> None:
         """The session as the record has it. Raises SnapshotMismatch, ModelNotFound, StateBudgetExceeded, Draining."""
@@ -125,7 +125,7 @@ class Takeover:
         runner = await self._models.holding(record.model, record.version, record.digest)
         session = self._sessions.known(session_id)  # as it is after the wait
         if session is None:
-            session = Session(session_id, runner.name, runner.version, record.batch, durable=True, created=record.created)
+            session = Session(session_id, runner, record.batch, durable=True, created=record.created)
             _set(session, runner, record)
             self._enter(session, runner)
             self.taken += record.owner != self._sessions.mark
@@ -139,11 +139,13 @@ class Takeover:
 
 def _set(session: Session, runner: Runner, record: Record) -> None:
     """The state, where it stands and the last reply, as the record has them. Raises SnapshotMismatch."""
-    session.loaded = states_of(record, runner.spec)
-    session.step_index, session.fence, session.stale, session.last = record.step_index, record.fence, False, None
+    session.load(states_of(record, runner.spec))
+    session.step_index, session.fence, session.stale = record.step_index, record.fence, False
+    session.replied, session.reply = 0, b""
     if record.reply_start >= 0:
         outputs = [record.outputs[t.name] for t in runner.spec.outputs]
-        session.last = Reply(record.reply_start, record.step_index - record.reply_start, outputs, 0)
+        (session.reply,) = runner.replies.cut(outputs, [record.batch])
+        session.replied = record.step_index - record.reply_start
 
 
 def states_of(record: Record, spec: ModelSpec) -> list[Array]:

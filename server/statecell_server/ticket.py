@@ -7,9 +7,10 @@ from statecell.tensor import Array
 
 from statecell_server.errors import SessionContended, StatecellError
 from statecell_server.inputs import Inputs
+from statecell_server.reply import Reply
 from statecell_server.runner import Runner
-from statecell_server.scheduler import Step
-from statecell_server.sessions import Reply, Session
+from statecell_server.sessions import Session
+from statecell_server.step import Step
 
 ROUNDS = 8
 """Times that a request is placed, when other servers keep stepping its sessions, before it is refused."""
@@ -31,25 +32,15 @@ class Ticket:
         self._replies: dict[int, Reply] = {}
         self._steps: list[tuple[Step, list[int]]] = []  # and the positions that it answers
         self._open = 1  # steps that are not over, and the submission itself
-        self._runner: Runner | None = None
-        self.sessions: list[Session | None] = []
+        self.sessions: Sequence[Session | None] = ()
+        self.output_names: Sequence[str] = ()  # none where no session of the request was found
 
     def begin(
         self, runner: Runner, sessions: Sequence[Session | None], inputs: Inputs, step_indexes: Sequence[int | None]
     ) -> None:
         """When the sessions are known."""
-        self._runner, self.sessions, self.inputs, self.step_indexes = runner, list(sessions), inputs, step_indexes
-
-    @property
-    def runner(self) -> Runner:
-        """Of a ticket that has begun."""
-        assert self._runner is not None, "the sessions are not known yet"
-        return self._runner
-
-    @property
-    def output_names(self) -> Sequence[str]:
-        """None where no session of the request was found."""
-        return self._runner.output_names if self._runner is not None else ()
+        self.runner, self.inputs = runner, inputs
+        self.sessions, self.step_indexes, self.output_names = sessions, step_indexes, runner.output_names
 
     @property
     def over(self) -> bool:
@@ -59,10 +50,10 @@ class Ticket:
     def rows(self, positions: Sequence[int]) -> list[int]:
         """The rows of the inputs that belong to these positions; a session that is not there has one."""
         rows: list[int] = []
-        row = 0
+        row, wanted = 0, set(positions)
         for position, session in enumerate(self.sessions):
             stop = row + (1 if session is None else session.batch)
-            if position in positions:
+            if position in wanted:
                 rows += range(row, stop)
             row = stop
         return rows
@@ -86,7 +77,9 @@ class Ticket:
         """Takes over the steps' errors; gives the positions to be placed again, and forgets that they were."""
         contended = []
         for step, positions in self._steps:
-            for position in list(positions) if step.errors else ():
+            if not step.errors:
+                continue
+            for position in list(positions):
                 session = self.sessions[position]
                 error = step.errors.get(step.position_of(session)) if session else None
                 if error is not None:
@@ -115,12 +108,13 @@ class Ticket:
         self._steps.append((step, list(positions)))
         self._open += 1
 
-    def outcome(self) -> tuple[list[int], list[Array], list[int]]:
+    def outcome(self) -> tuple[Sequence[int], Sequence[Array], Sequence[int]]:
         """(positions, outputs stacked along batch, step_indexes after the step) of the sessions that advanced."""
         if len(self._steps) == 1 and not self._replies and not self.errors:
             step, positions = self._steps[0]
             if len(positions) == len(step.sessions) == len(self.sessions):
-                return positions, step.outputs, [start + step.inputs.seq_len for start in step.starts]
+                seq_len = step.inputs.seq_len
+                return positions, step.outputs, [start + seq_len for start in step.starts]
         replies = dict(self._replies)
         for step, positions in self._steps:
             for position in positions:
@@ -130,7 +124,7 @@ class Ticket:
         done = sorted(replies)
         if not done:
             return [], [], []
-        outputs = []
+        outputs: list[Array] = []
         for i, axis in enumerate(t.batch_axis for t in self.runner.spec.outputs):
             parts = [self._rows(replies[position], i, axis, position) for position in done]
             outputs.append(np.concatenate(parts, axis) if axis is not None and len(parts) > 1 else parts[0])

@@ -132,3 +132,8 @@ def test_a_model_that_cannot_be_streamed_says_why(caller: Caller) -> None:
         caller.create("bidirectional")
     assert (error.value.code(), reason_of(error.value)) == (grpc.StatusCode.FAILED_PRECONDITION, "NOT_STREAMABLE")
     assert "bidirectional" in str(error.value.details())
+
+
+def test_the_largest_numbers_are_numbers(caller: Caller) -> None:
+    x = np.full((2, 1, 10), np.finfo(np.float32).max, np.float32)
+    assert np.isfinite(caller.step(caller.create("lstm"), x, 0)).all()

@@ -1,0 +1,39 @@
+"""Cohort: whether those who were just answered are worth waiting for."""
+
+import time
+
+LONG_SECONDS = 2e-3
+"""Runs shorter than this are over before anybody could have come back."""
+PAUSE = 0.05
+"""Of the last run's time: who does not come within it is not on the way."""
+MOST = 0.25
+"""Of the last run's time, in all."""
+
+
+class Cohort:
+    """Keeps callers together who send their next step when the last one is answered.
+
+    While some of them are still sending, others wait already, and a run that begins at once leaves the first behind: two
+    cohorts form and take turns, and two half-full runs take longer than a full one.
+    """
+
+    def __init__(self) -> None:
+        self.expected = 0  # steps, until they are no longer waited for
+        self._seen = 0
+        self._pause = self._end = 0.0
+
+    def answered(self, steps: int, waiting: int, seconds: float) -> None:
+        """A long run, of `seconds`, has answered so many single steps; others wait."""
+        self.expected = steps + waiting
+        self._seen, self._pause, self._end = 0, PAUSE * seconds, time.perf_counter() + MOST * seconds
+
+    def pause(self, waiting: int) -> float:
+        """Seconds to wait before the next look, now that so many single steps wait; 0.0: for nobody any more.
+
+        As long as more of them come; not at all where all have come back, as one caller alone always has.
+        """
+        if self._seen < waiting < self.expected and time.perf_counter() < self._end:
+            self._seen = waiting
+            return self._pause
+        self.expected = 0
+        return 0.0
