@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import pytest
 import statecell_export
@@ -42,13 +43,15 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def serve(models: Path) -> Serve:
     """`with serve("--max-queue", "8") as server:` a server of `models` (or of models=...) until the end of the block.
 
-    python=...: that of another environment.
+    python=...: that of another environment. stderr=...: a file for what it logs.
     """
 
     @contextmanager
-    def run(*flags: str, models: Path = models, python: Path = Path(sys.executable)) -> Iterator[Server]:
+    def run(
+        *flags: str, models: Path = models, python: Path = Path(sys.executable), stderr: IO[str] | None = None
+    ) -> Iterator[Server]:
         command = [str(python), "-m", "statecell_server", "--models", str(models), "--port", "0", *flags]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True) as process:
             try:
                 assert process.stdout is not None
                 line = process.stdout.readline()
