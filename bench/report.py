@@ -109,7 +109,8 @@ def _growth(results: Results) -> Iterator[str]:
     yield from _table(title, (*head, "steps/s", "p50 us", "p99 us"), rows)
     if (beyond := results.get("growth/memory", "beyond_state")) is not None:
         first = _number(results.get("growth/memory", "first_beyond_state"))
-        yield f"An idle session takes its state of {STATE_BYTES:,} bytes and {_number(beyond)} more; of the first {OPEN[-1]:,}, {first}.\n"
+        takes = f"takes its state of {STATE_BYTES:,} bytes and {_number(beyond)} more"
+        yield f"An idle session {takes}; one of the first {OPEN[-1]:,}, {first} more.\n"
     if (ratio := results.get("growth/arena", "ratio")) is not None:
         few, many = (_number(results.get("growth/arena", f"{slots}_us")) for slots in ("1000", "100000"))
         yield f"64 steps take {few} us in an arena of 1,000 slots and {many} us in one of 100,000: {ratio:.3f}x.\n"
