@@ -108,7 +108,8 @@ def _growth(results: Results) -> Iterator[str]:
     title = f"Open sessions, a stream each; then {STEPPING} of them step"
     yield from _table(title, (*head, "steps/s", "p50 us", "p99 us"), rows)
     if (beyond := results.get("growth/memory", "beyond_state")) is not None:
-        yield f"An idle session takes its state of {STATE_BYTES:,} bytes and {_number(beyond)} more.\n"
+        first = _number(results.get("growth/memory", "first_beyond_state"))
+        yield f"An idle session takes its state of {STATE_BYTES:,} bytes and {_number(beyond)} more; of the first {OPEN[-1]:,}, {first}.\n"
     if (ratio := results.get("growth/arena", "ratio")) is not None:
         few, many = (_number(results.get("growth/arena", f"{slots}_us")) for slots in ("1000", "100000"))
         yield f"64 steps take {few} us in an arena of 1,000 slots and {many} us in one of 100,000: {ratio:.3f}x.\n"

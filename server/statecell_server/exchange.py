@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, Protocol
 
-WINDOW = 1024
+WINDOW = 256
 """Messages of one call that are read and not answered, or answered and not sent; beyond it the client's writes wait."""
 
 

@@ -36,7 +36,7 @@ class Session:
     runner: "Runner"
     batch: int = 1
     durable: bool = False
-    number: int = 0
+    number: int = 0  # in the order of creation; given when the sessions are first listed
     step_index: int = 0
     slots: tuple[int, ...] = ()
     loaded: list[Array] | None = None
@@ -159,7 +159,6 @@ class Sessions:
         return f"{DURABLE if durable else self.mark + '-'}{secrets.token_urlsafe(16)}"
 
     def add(self, session: Session) -> None:
-        session.number = next(self._numbers)
         self._sessions[session.id] = session
 
     def known(self, session_id: str) -> Session | None:
@@ -215,6 +214,8 @@ class Sessions:
         if token and not token.isdigit():
             raise InvalidRequest(f"page_token is {token!r}, expected what the page before gave", field="page_token")
         after, size = int(token or 0), size or 1000
+        for session in self._sessions.values():
+            session.number = session.number or next(self._numbers)
         found = (s for s in self._sessions.values() if s.number > after and model in ("", s.model))
         page = list(islice(found, size + 1))
         return page[:size], str(page[size - 1].number) if len(page) > size else ""

@@ -4,6 +4,7 @@ import threading
 
 import pytest
 from hyperframe.frame import RstStreamFrame, SettingsFrame, WindowUpdateFrame
+from statecell_server.exchange import WINDOW
 
 from tests.server.front.conftest import settle
 from tests.server.front.echo import COUNT, HOLD, SAY, TALK, Front
@@ -161,7 +162,7 @@ def test_a_full_exchange_is_not_sent_more_and_resumes(front: Front, raw: Raw) ->
         raw.ping()
         count += room
     (exchange,) = front.echo.exchanges
-    assert len(exchange.received) == 1024 < count
+    assert len(exchange.received) == WINDOW < count
     granted = raw.granted[stream]
     assert granted < 3 * MIB
     front.do(exchange.release)
