@@ -359,7 +359,11 @@ class Connection(asyncio.Protocol):
             return
         self._closed = True
         self._out.flush()
-        if not self._transport.is_closing():
+        if self._transport.is_closing():
+            return
+        self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(FAREWELL_SECONDS, self._transport.abort)
+        try:
             self._transport.write_eof()
-            self._timer.cancel()
-            self._timer = asyncio.get_running_loop().call_later(FAREWELL_SECONDS, self._transport.abort)
+        except OSError:  # the client has reset the connection, and asyncio does not know it yet
+            self._transport.abort()

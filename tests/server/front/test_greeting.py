@@ -233,6 +233,6 @@ def test_a_connection_that_is_lost_takes_its_calls_with_it(front: Front) -> None
         for _ in range(5):
             raw.call(SAY, b"wait")
         raw.call(TALK, b"x", end=False)
-        settle(lambda: front.echo.began == 5)
+        settle(lambda: front.echo.began == 5 and len(front.echo.exchanges) == 1)
     settle(lambda: front.echo.cancelled == 5 and front.connections == 0)
     assert front.echo.exchanges[0].cancelled
