@@ -41,7 +41,7 @@ def bench(
     only: Annotated[list[Only] | None, typer.Option(help="Measure only this; may be given again.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A smoke run: everything works, the figures mean nothing.")] = False,
     rounds: Annotated[int, typer.Option(help="Rounds; each figure is their median.", min=1)] = 3,
-    seconds: Annotated[float, typer.Option(help="How long one measurement lasts.", min=0.1)] = 0.5,
+    seconds: Annotated[float, typer.Option(help="How long one measurement lasts.", min=0.1)] = 0.4,
     out: Annotated[Path, typer.Option(help="Folder for <date>.json, <date>.md and the plots.")] = HERE / "results",
 ) -> None:
     """Measure the server against ONNX Runtime alone and an empty gRPC server, in about eleven minutes.

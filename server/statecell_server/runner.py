@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import queue
 import threading
 import time
@@ -30,8 +31,10 @@ log = logging.getLogger(__name__)
 
 STORE_BATCHES = 4
 """Batches whose results may be on their way to the store while others run."""
-INLINE_SECONDS = 400e-6
-"""Runs shorter than this are made on the event loop: waking a thread and being woken by it would cost a good part of it."""
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+INLINE_SECONDS = 400e-6 if CORES > 1 else 5e-3
+"""Runs shorter than this are made on the event loop: waking a thread and being woken by it would cost a good part of it. On
+a single core the loop cannot go on beside a thread anyway."""
 
 
 class Runner:
