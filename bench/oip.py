@@ -23,7 +23,7 @@ from bench.setup import SHAPES, Setup, SetupError, repository
 TRITON = ROOT / ".venv-triton"
 CONCURRENCY = (1, 16, 64, 256)
 FRONTS = {"unary": [], "streaming": ["--streaming"]}
-REQUESTS = {"1x128": 8_000, "1x512": 6_000, "2x1024": 2_000}
+REQUESTS = {"1x128": 16_000, "1x512": 12_000, "2x1024": 3_000}
 SEQUENCE_LENGTH = 20
 SAMPLE_SECONDS = 0.1
 SKIPPED = 0.2

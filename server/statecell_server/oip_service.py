@@ -137,10 +137,11 @@ class GRPCInferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
 
     async def _call(self, request: pb.ModelInferRequest) -> pb.ModelInferResponse:
         turn = read_sequence(request, read_parameters(request))
-        wanted = read_outputs(request)
         if turn is not None:
             step = await self._sequences.step(turn)
-            return write_answer(request, step.runner, ((n, step.outputs[n]) for n in wanted or step.outputs), step.step_index)
+            answers = [(name, step.outputs[name]) for name in turn.outputs or step.outputs]
+            return write_answer(request, step.runner, answers, step.step_index)
+        wanted = read_outputs(request)
         runner = self._engine.models.get(request.model_name, request.model_version)
         check_outputs(wanted, [*runner.output_names, *(s.output for s in runner.spec.states)])
         outputs = await self._engine.infer(runner.name, runner.version, read_inputs(request))

@@ -60,7 +60,7 @@ def _read_input(tensor: pb.ModelInferRequest.InferInputTensor, raw: bytes | None
     name, dtype, shape = tensor.name, _DTYPES.get(tensor.datatype), tuple(tensor.shape)
     if dtype is None:
         raise DtypeMismatch(f"input {name!r} is {tensor.datatype!r}, expected one of {', '.join(_DTYPES)}", field=name)
-    if "shared_memory_region" in tensor.parameters:
+    if tensor.parameters and "shared_memory_region" in tensor.parameters:
         raise InvalidRequest(f"input {name!r} is in shared memory, which this server has not; send its bytes", field=name)
     if raw is not None and tensor.HasField("contents"):
         raise InvalidRequest(f"input {name!r} came with contents and with raw_input_contents, expected one of them", field=name)
@@ -137,15 +137,16 @@ def _flag(parameters: dict[str, Value], name: str) -> bool:
 
 def read_outputs(request: pb.ModelInferRequest) -> tuple[str, ...]:
     """The names of the outputs asked for; none: all. Raises InvalidRequest."""
-    if not request.outputs:
+    outputs = request.outputs
+    if not outputs:
         return ()
-    for tensor in request.outputs:
-        for name in ("shared_memory_region", "classification"):
+    for tensor in outputs:
+        for name in ("shared_memory_region", "classification") if tensor.parameters else ():
             if name in tensor.parameters:
                 raise InvalidRequest(
                     f"output {tensor.name!r} is wanted with {name}, which this server has not", field=tensor.name
                 )
-    return tuple(tensor.name for tensor in request.outputs)
+    return tuple([tensor.name for tensor in outputs])
 
 
 def write_answer(
