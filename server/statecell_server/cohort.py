@@ -3,9 +3,9 @@
 import time
 
 LONG_SECONDS = 2e-3
-"""Runs shorter than this are over before anybody could have come back."""
+"""In front of shorter runs nobody sleeps; a turn of the event loop, in which more steps may be read, is all they are worth."""
 PAUSE = 0.05
-"""Of the last run's time: who does not come within it is not on the way."""
+"""Of a longer run's time: who does not come within it is not on the way."""
 MOST = 0.25
 """Of the last run's time, in all."""
 
@@ -23,12 +23,16 @@ class Cohort:
         self._pause = self._end = 0.0
 
     def answered(self, steps: int, waiting: int, seconds: float) -> None:
-        """A long run, of `seconds`, has answered so many single steps; others wait."""
+        """A run of `seconds` has answered so many single steps; others wait."""
         self.expected = steps + waiting
-        self._seen, self._pause, self._end = 0, PAUSE * seconds, time.perf_counter() + MOST * seconds
+        self._seen = 0
+        if seconds > LONG_SECONDS:
+            self._pause, self._end = PAUSE * seconds, time.perf_counter() + MOST * seconds
+        else:
+            self._pause, self._end = 0.0, float("inf")
 
-    def pause(self, waiting: int) -> float:
-        """Seconds to wait before the next look, now that so many single steps wait; 0.0: for nobody any more.
+    def pause(self, waiting: int) -> float | None:
+        """Seconds to wait before the next look, now that so many single steps wait; 0.0: a turn of the loop; None: go on.
 
         As long as more of them come; not at all where all have come back, as one caller alone always has.
         """
@@ -36,4 +40,4 @@ class Cohort:
             self._seen = waiting
             return self._pause
         self.expected = 0
-        return 0.0
+        return None

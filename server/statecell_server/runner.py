@@ -12,7 +12,7 @@ import numpy as np
 from statecell.tensor import Array
 
 from statecell_server.allotment import allot
-from statecell_server.cohort import LONG_SECONDS, Cohort
+from statecell_server.cohort import Cohort
 from statecell_server.config import Config
 from statecell_server.errors import InternalError, StatecellError
 from statecell_server.executor import Executor
@@ -140,8 +140,11 @@ class Runner:
 
     def _launch(self) -> None:
         """The next batch, if anything waits; in this turn of the loop or, where it takes longer, on the compute thread."""
-        if self._cohort.expected and (pause := self._cohort.pause(self.scheduler.singles)):
-            self._work.put(pause)
+        if self._cohort.expected and (pause := self._cohort.pause(self.scheduler.singles)) is not None:
+            if pause:
+                self._work.put(pause)
+            else:
+                self._loop.call_soon(self._launch)
             return
         self._woken = False
         while (batch := self.scheduler.next_batch()) is not None:
@@ -215,7 +218,7 @@ class Runner:
                 self.scheduler.ran(step)
             else:
                 over.append(step)
-        if batch.seconds > LONG_SECONDS and batch.seq_len == 1:
+        if batch.seq_len == 1:
             self._cohort.answered(len(over), self.scheduler.singles, batch.seconds)
         self._ledger.close(over)
         self._wake()
