@@ -84,7 +84,7 @@ clients:  ## Build the clients for Node and C++ (needs npm; cmake, g++, libgrpc+
 outside:  ## Install other people's clients, for the tests that use them (tritonclient, perf_analyzer, buf)
 	PYTHON=$(PYTHON) .ci/outside
 
-bench: $(STAMP)  ## Measure against the bare runtime (about eleven minutes)
+bench: $(STAMP)  ## Measure against the bare runtime (about seven minutes)
 	$(BIN)/python -m bench.run
 
 bench-durability: $(STAMP)  ## Measure durable sessions against sessions in memory (about a minute); needs redis-server

@@ -44,7 +44,7 @@ def bench(
     seconds: Annotated[float, typer.Option(help="How long one measurement lasts.", min=0.1)] = 0.4,
     out: Annotated[Path, typer.Option(help="Folder for <date>.json, <date>.md and the plots.")] = HERE / "results",
 ) -> None:
-    """Measure the server against ONNX Runtime alone and an empty gRPC server, in about eleven minutes.
+    """Measure the server against ONNX Runtime alone and an empty gRPC server, in about seven minutes.
 
     Example: python -m bench.run --only 1x128 --rounds 3
 

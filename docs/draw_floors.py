@@ -24,7 +24,7 @@ def purpose(name: str, letters: int) -> str:
 
 def main() -> None:
     rows = [sorted(floor) for floor in FLOORS]
-    figure, axes = plt.subplots(figsize=(11, 0.78 * (len(rows) + 2)))
+    figure, axes = plt.subplots(figsize=(13, 0.78 * (len(rows) + 2)))
     for y, names in enumerate([["statecell (protos): wire, tensor, spec"], *rows]):
         width = 10 / len(names)
         for i, name in enumerate(names):
@@ -33,7 +33,7 @@ def main() -> None:
             axes.add_patch(FancyBboxPatch(place, width - 0.12, height, boxstyle="round,pad=0.02", fc=colour, ec="#555"))
             axes.text((i + 0.5) * width, y + 0.66, name, ha="center", va="center", fontsize=9, weight="bold")
             if y:
-                said = purpose(name, int(15 * width))
+                said = purpose(name, int(18 * width))
                 axes.text((i + 0.5) * width, y + 0.33, said, ha="center", va="center", fontsize=7, color="#333")
     axes.set(xlim=(-0.1, 10.1), ylim=(-0.6, len(rows) + 1.2))
     axes.text(0, -0.35, "Every module imports only from floors below its own.  ", fontsize=9, color="#333")
