@@ -96,8 +96,7 @@ class Runner:
     def submit(self, step: Step) -> None:
         """Raises QueueFull."""
         self.scheduler.add(step)
-        if not (self._busy or self._woken):
-            self._wake()
+        self._wake()
 
     def drop(self, step: Step) -> None:
         """Nobody waits for the step any more. Where it runs right now, its result will be thrown away."""
@@ -165,7 +164,7 @@ class Runner:
 
     def _equip(self, step: Step) -> bool:
         """Gives the step the slots of its next run; False where there is nothing left to run."""
-        if not step.errors or not step.failed:
+        if not step.failed:
             try:
                 allot(step, self.arena, self.sessions)
                 return True
