@@ -15,6 +15,7 @@ from statecell_server.front.call import CALL_WINDOW, Call
 from statecell_server.front.frames import FRAME_SIZE, HEAD, HEAD_SIZE, PREFACE, Code, ConnectionBroken, Setting, StreamBroken
 from statecell_server.front.headers import LIST_SIZE, OK, HeaderReader, Metadata, Request, not_grpc, trailers
 from statecell_server.front.inflow import WINDOW, Inflow
+from statecell_server.front.lookout import Lookout
 from statecell_server.front.messages import Aborted
 from statecell_server.front.outflow import UNSENT, Outflow
 from statecell_server.front.peer import Peer
@@ -36,12 +37,13 @@ _GONE = Aborted(grpc.StatusCode.CANCELLED, "the client is gone")
 class Connection(asyncio.Protocol):
     """Reads frames and makes a Call of each stream. Belongs to the event loop."""
 
-    def __init__(self, handlers: Mapping[str, Any], max_message: int, connections: "set[Connection]") -> None:
+    def __init__(self, handlers: Mapping[str, Any], max_message: int, connections: "set[Connection]", lookout: Lookout) -> None:
         """`handlers`: a grpc.RpcMethodHandler for each path. `connections`: where this one is while it is open."""
         self.calls: dict[int, Call] = {}
         self._handlers = handlers
         self._max_message = max_message
         self._connections = connections
+        self._lookout = lookout
         self._headers = HeaderReader()
         self._rest = b""  # the beginning of a frame
         self._greeted = self._leaving = self._closed = False
@@ -54,7 +56,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._connections.add(self)
-        self._out = Outflow(self._transport)
+        self._out = Outflow(self._transport, self._lookout)
         self._in = Inflow(self._out, self._max_message)
         self._peer = Peer(self.calls, self._out)
         connected = transport.get_extra_info("socket")
@@ -148,6 +150,7 @@ class Connection(asyncio.Protocol):
         return at
 
     def _data(self, stream: int, flags: int, payload: bytes) -> None:
+        self._lookout.heard()
         size = len(payload)
         self._in.window -= size
         if self._in.window < WINDOW // 2:

@@ -7,6 +7,7 @@ from statecell_server.front import frames
 from statecell_server.front.call import Call
 from statecell_server.front.frames import DATA, FRAME_SIZE, HEAD, MESSAGE_HEAD, PREFIX, Code, ConnectionBroken
 from statecell_server.front.headers import RESPONSE
+from statecell_server.front.lookout import Lookout
 
 TURN = 256 << 10
 """Bytes of waiting messages that are sent in one turn of the loop: a large one must not keep the others from theirs."""
@@ -21,11 +22,12 @@ UNSENT = 256 << 20
 class Outflow:
     """Sends what there is room for at once and the rest when there is, every call in its turn."""
 
-    def __init__(self, transport: asyncio.Transport) -> None:
+    def __init__(self, transport: asyncio.Transport, lookout: Lookout) -> None:
         self.window = frames.DEFAULT_WINDOW  # bytes that we may send on all streams
         self.paused = False  # the transport has enough
         self.unsent = 0  # bytes that wait in the calls
         self._transport = transport
+        self._lookout = lookout
         transport.set_write_buffer_limits(high=BUFFERED)
         self._loop = asyncio.get_running_loop()
         self._out: list[bytes | memoryview] = []
@@ -97,6 +99,7 @@ class Outflow:
             return
         # Joined: cheaper for small frames, and asyncio's own writelines forgets to pause us before Python 3.14.
         self._transport.write(b"".join(out))
+        self._lookout.answered()
         if self.paused and not self._deaf and self._transport.get_write_buffer_size() > UNREAD:
             self._deaf = True
             self._transport.pause_reading()

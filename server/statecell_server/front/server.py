@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 
 from statecell_server.front.connection import FAREWELL_SECONDS, Connection
+from statecell_server.front.lookout import Lookout
 from statecell_server.front.messages import Aborted
 
 BACKLOG = 4096
@@ -22,6 +23,7 @@ class Server:
         self._max_message = max_message
         self._handlers: dict[str, Any] = {}
         self._connections: set[Connection] = set()
+        self._lookout = Lookout()
 
     def add_generic_rpc_handlers(self, _: Iterable[grpc.GenericRpcHandler]) -> None:
         """As registered method handlers the same methods come once more."""
@@ -38,7 +40,7 @@ class Server:
         return found
 
     def _connection(self) -> Connection:
-        return Connection(self._handlers, self._max_message, self._connections)
+        return Connection(self._handlers, self._max_message, self._connections, self._lookout)
 
     async def stop(self, grace: float) -> None:
         """No more calls; those that there are have `grace` seconds, and connections a little longer to close."""
