@@ -4,7 +4,7 @@ import asyncio
 import time
 
 SECONDS = 100e-6
-"""After an answer. Whoever steps a session in a closed loop is back by then, and a core that sleeps needs some 30 us to wake."""
+"""After an answer. Whoever steps one session in a closed loop is back by then; a core that sleeps takes some 30 us to wake."""
 REST = 16
 """Answers that no look follows, after one in vain: clients who take their time cost the server 6 us an answer, not 100."""
 

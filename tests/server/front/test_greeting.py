@@ -15,6 +15,7 @@ from hyperframe.frame import (
     WindowUpdateFrame,
 )
 from statecell_server.front import connection
+from statecell_server.front.lookout import Lookout
 
 from tests.server.front.conftest import settle
 from tests.server.front.echo import SAY, TALK, Front
@@ -100,7 +101,7 @@ def test_every_place_to_cut_two_packets_is_right(front: Front) -> None:
 
     async def cut(at: int) -> bytes:
         sink = Sink()
-        found = connection.Connection(front.server._handlers, 1 << 20, set())
+        found = connection.Connection(front.server._handlers, 1 << 20, set(), Lookout())
         found.connection_made(sink)
         for part in (whole[:at], whole[at:]):
             found.data_received(part)
