@@ -181,7 +181,8 @@ def head(size: int, kind: int, flags: int, stream: int) -> bytes:
 @pytest.mark.parametrize(
     ("frame", "code"),
     [
-        (head(16_385, 0, 0, 1), 0x6),  # a frame that is too large
+        (head((256 << 10) + 1, 0, 0, 1), 0x6),  # DATA that is too large
+        (head(16_385, 1, 4, 1), 0x6),  # any other frame that is
         (head(0, 0, 0, 0), 0x1),  # DATA on the connection
         (head(0, 0, 0, 5), 0x1),  # DATA on a stream that was never opened
         (head(0, 1, 4, 0), 0x1),  # HEADERS on the connection
