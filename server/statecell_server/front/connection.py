@@ -370,6 +370,8 @@ class Connection(asyncio.Protocol):
 
     def leave(self) -> None:
         """No new calls; the connection closes when those that there are have ended."""
+        if self._closed:
+            return
         self._leave(Code.NO_ERROR, "the server is about to stop")
         if not self.calls:
             self._close()

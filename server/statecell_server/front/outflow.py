@@ -9,7 +9,7 @@ from statecell_server.front.frames import DATA, FRAME_SIZE, HEAD, MESSAGE_HEAD, 
 from statecell_server.front.headers import RESPONSE
 
 TURN = 256 << 10
-"""Bytes of waiting messages that are sent in one turn of the loop: a large one must not keep the others from theirs."""
+"""Bytes of large messages that are sent in one turn of the loop: they must not keep the others from theirs."""
 PIECE = 64 << 10
 """The same, of one call before it is another's turn."""
 BUFFERED = 1 << 20
@@ -33,7 +33,7 @@ class Outflow:
         self._loop = asyncio.get_running_loop()
         self._out: list[bytes | memoryview] = []
         self._stuck: OrderedDict[int, Call] = OrderedDict()  # calls with unsent messages and a window
-        self._left = TURN  # bytes of large messages that may be sent in this turn at once
+        self._left = TURN  # bytes of large messages that may be sent in this turn
         self._pumping = self._deaf = False
 
     def put(self, *parts: bytes | memoryview) -> None:
@@ -113,7 +113,7 @@ class Outflow:
             self._transport.pause_reading()
 
     def _has_turn(self, size: int) -> bool:
-        """Whether a large message can be sent in this turn of the loop, before none that waits."""
+        """Whether a large message can go at once: none waits that it would overtake, and the turn has room for it."""
         if self._stuck or size > self._left:
             return False
         self._left -= size
@@ -130,10 +130,9 @@ class Outflow:
 
     def _pump(self) -> None:
         self._pumping = False
-        left = TURN
-        while self._stuck and self.window > 0 and left > 0 and not self.paused:
-            left -= self._send_frame(next(iter(self._stuck.values())))
-        if left <= 0:
+        while self._stuck and self.window > 0 and self._left > 0 and not self.paused:
+            self._left -= self._send_frame(next(iter(self._stuck.values())))
+        if self._left <= 0:
             self._pump_soon()
 
     def _send_frame(self, call: Call) -> int:
