@@ -77,7 +77,7 @@ class Call:
 
     # From the connection
 
-    def feed(self, payload: bytes) -> None:
+    def feed(self, payload: bytes | memoryview) -> None:
         """The next bytes."""
         try:
             found = self.messages.feed(payload)

@@ -12,7 +12,17 @@ import grpc
 from statecell_server.front import frames
 from statecell_server.front.allowance import Allowance
 from statecell_server.front.call import CALL_WINDOW, Call
-from statecell_server.front.frames import FRAME_SIZE, HEAD, HEAD_SIZE, PREFACE, Code, ConnectionBroken, Setting, StreamBroken
+from statecell_server.front.frames import (
+    FRAME_SIZE,
+    HEAD,
+    HEAD_SIZE,
+    LARGEST_DATA,
+    PREFACE,
+    Code,
+    ConnectionBroken,
+    Setting,
+    StreamBroken,
+)
 from statecell_server.front.headers import LIST_SIZE, OK, HeaderReader, Metadata, Request, not_grpc, trailers
 from statecell_server.front.inflow import WINDOW, Inflow
 from statecell_server.front.lookout import Lookout
@@ -24,6 +34,8 @@ log = logging.getLogger(__name__)
 
 MOST_CALLS = 100_000
 """Calls at once on one connection."""
+LARGE = 4096
+"""Bytes of a frame from which on they are looked at where they are: a view costs as much as a copy of so many."""
 MOST_LEFT = 10_000
 """Streams of a connection that we have reset and that are remembered: what was on its way to them is no fault."""
 GREETING_SECONDS = 20.0
@@ -45,7 +57,8 @@ class Connection(asyncio.Protocol):
         self._connections = connections
         self._lookout = lookout
         self._headers = HeaderReader()
-        self._rest = b""  # the beginning of a frame
+        self._rest = bytearray()  # the beginning of a frame
+        self._needed = 0  # bytes that it will have, as far as we know
         self._greeted = self._leaving = self._closed = False
         self._block: tuple[int, int, bytes] | None = None  # stream, flags and what there is of headers that go on
         self._left: OrderedDict[int, None] = OrderedDict()  # streams that we have reset before the client had sent all
@@ -66,6 +79,7 @@ class Connection(asyncio.Protocol):
         ours = {
             Setting.MAX_CONCURRENT_STREAMS: MOST_CALLS,
             Setting.INITIAL_WINDOW_SIZE: CALL_WINDOW,
+            Setting.MAX_FRAME_SIZE: LARGEST_DATA,
             Setting.MAX_HEADER_LIST_SIZE: LIST_SIZE,
         }
         self._out.put(frames.settings(ours), frames.window_update(0, WINDOW - frames.DEFAULT_WINDOW))
@@ -74,10 +88,17 @@ class Connection(asyncio.Protocol):
         if self._closed:
             return
         if self._rest:
-            data, self._rest = self._rest + data, b""
+            self._rest += data
+            if len(self._rest) < self._needed:
+                return
+            data = bytes(self._rest)
+            self._rest.clear()
         try:
             at = self._read_preface(data) if not self._greeted else 0
-            self._rest = data[self._read_frames(data, at) :] if self._greeted else data
+            if self._greeted:
+                at = self._read_frames(data, at)
+            if at < len(data):
+                self._rest += memoryview(data)[at:]
         except ConnectionBroken as error:
             log.warning("a connection is closed: %s (%s)", error, error.code.name)
             self._leave(error.code, str(error))
@@ -125,17 +146,19 @@ class Connection(asyncio.Protocol):
         while end - at >= HEAD_SIZE:
             head, flags, stream = HEAD.unpack_from(data, at)
             size, kind = head >> 8, head & 0xFF
-            if size > FRAME_SIZE:
-                raise ConnectionBroken(Code.FRAME_SIZE_ERROR, f"a frame of {size} bytes, the most is {FRAME_SIZE}")
+            if size > FRAME_SIZE and (kind != frames.DATA or size > LARGEST_DATA):
+                most = LARGEST_DATA if kind == frames.DATA else FRAME_SIZE
+                raise ConnectionBroken(Code.FRAME_SIZE_ERROR, f"a frame of {size} bytes, the most is {most}")
             start, stop = at + HEAD_SIZE, at + HEAD_SIZE + size
             if stop > end:
+                self._needed = HEAD_SIZE + size
                 break
             stream &= 0x7FFFFFFF
             if self._block is not None and kind != frames.CONTINUATION:
                 raise ConnectionBroken(Code.PROTOCOL_ERROR, "headers were not continued")
             try:
                 if kind == frames.DATA:
-                    self._data(stream, flags, data[start:stop])
+                    self._data(stream, flags, data[start:stop] if size < LARGE else memoryview(data)[start:stop])
                 elif kind == frames.HEADERS:
                     self._open(stream, flags, data[start:stop])
                 elif kind == frames.CONTINUATION:
@@ -147,16 +170,18 @@ class Connection(asyncio.Protocol):
             except StreamBroken as error:
                 self._break(stream, error)
             at = stop
+        else:
+            self._needed = HEAD_SIZE
         return at
 
-    def _data(self, stream: int, flags: int, payload: bytes) -> None:
+    def _data(self, stream: int, flags: int, payload: bytes | memoryview) -> None:
         self._lookout.heard()
         size = len(payload)
         self._in.window -= size
         if self._in.window < WINDOW // 2:
             self._in.give()
         if flags & frames.PADDED:
-            payload = frames.unpadded(flags, payload)
+            payload = frames.unpadded(flags, bytes(payload))
         call = self.calls.get(stream)
         if not payload and not flags & frames.END_STREAM:
             self._peer.trifle("empty data")
@@ -348,6 +373,8 @@ class Connection(asyncio.Protocol):
 
     def leave(self) -> None:
         """No new calls; the connection closes when those that there are have ended."""
+        if self._closed:
+            return
         self._leave(Code.NO_ERROR, "the server is about to stop")
         if not self.calls:
             self._close()

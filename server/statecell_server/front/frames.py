@@ -5,7 +5,10 @@ import struct
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 FRAME_SIZE = 16_384
-"""Bytes of a frame's payload at most, ours and the peer's: the protocol's default, and what gRPC's libraries send anyway."""
+"""Bytes of a frame's payload that every peer takes, and the most of our own frames but DATA."""
+LARGEST_DATA = 256 << 10
+"""Bytes of a DATA frame's payload that we take: a large message costs few frames. Other frames of more than FRAME_SIZE
+would say nothing that we want to hear."""
 HEAD_SIZE = 9
 DEFAULT_WINDOW = 65_535
 LARGEST_WINDOW = (1 << 31) - 1

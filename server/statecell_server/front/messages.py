@@ -36,13 +36,13 @@ class Messages:
         self._limit = limit
         self._encoding = encoding
 
-    def feed(self, payload: bytes) -> Sequence[bytes]:
+    def feed(self, payload: bytes | memoryview) -> Sequence[bytes]:
         """Raises Aborted: RESOURCE_EXHAUSTED for one that is too large."""
         if not self._held and len(payload) >= PREFIX.size:
             compressed, size = PREFIX.unpack_from(payload)
             if size == len(payload) - PREFIX.size and not compressed:
                 self._check(size)
-                return (payload[PREFIX.size :],)
+                return (bytes(payload[PREFIX.size :]),)
         self._held += payload
         self.size = len(self._held)
         return self._parts() if self.size >= self._needed else ()

@@ -10,7 +10,9 @@ from statecell_server.front.headers import RESPONSE
 from statecell_server.front.lookout import Lookout
 
 TURN = 256 << 10
-"""Bytes of waiting messages that are sent in one turn of the loop: a large one must not keep the others from theirs."""
+"""Bytes of large messages that are sent in one turn of the loop: they must not keep the others from theirs."""
+PIECE = 64 << 10
+"""The same, of one call before it is another's turn."""
 BUFFERED = 1 << 20
 """Bytes in the transport's buffer from which on messages wait, so that a client that does not read costs no more."""
 UNREAD = 4 << 20
@@ -24,6 +26,7 @@ class Outflow:
 
     def __init__(self, transport: asyncio.Transport, lookout: Lookout) -> None:
         self.window = frames.DEFAULT_WINDOW  # bytes that we may send on all streams
+        self.frame_size = FRAME_SIZE  # bytes of a DATA frame that the client takes, as far as we want to send them
         self.paused = False  # the transport has enough
         self.unsent = 0  # bytes that wait in the calls
         self._transport = transport
@@ -32,6 +35,7 @@ class Outflow:
         self._loop = asyncio.get_running_loop()
         self._out: list[bytes | memoryview] = []
         self._stuck: OrderedDict[int, Call] = OrderedDict()  # calls with unsent messages and a window
+        self._left = TURN  # bytes of large messages that may be sent in this turn
         self._pumping = self._deaf = False
 
     def put(self, *parts: bytes | memoryview) -> None:
@@ -46,7 +50,14 @@ class Outflow:
             call.responded = True
             self.put(frames.frame(frames.HEADERS, frames.END_HEADERS, call.id, RESPONSE))
         size = PREFIX.size + len(message)
-        if size <= FRAME_SIZE and size <= self.window and size <= call.peer_window and not call.unsent and not self.paused:
+        if (
+            size <= self.frame_size
+            and size <= self.window
+            and size <= call.peer_window
+            and not call.unsent
+            and not self.paused
+            and (size <= FRAME_SIZE or self._has_turn(size))
+        ):
             self.window -= size
             call.peer_window -= size
             self.put(MESSAGE_HEAD.pack(size << 8 | DATA, 0, call.id, 0, len(message)), message)
@@ -94,7 +105,7 @@ class Outflow:
 
     def flush(self) -> None:
         """To the transport, now."""
-        out, self._out = self._out, []
+        out, self._out, self._left = self._out, [], TURN
         if not out or self._transport.is_closing():
             return
         # Joined: cheaper for small frames, and asyncio's own writelines forgets to pause us before Python 3.14.
@@ -103,6 +114,13 @@ class Outflow:
         if self.paused and not self._deaf and self._transport.get_write_buffer_size() > UNREAD:
             self._deaf = True
             self._transport.pause_reading()
+
+    def _has_turn(self, size: int) -> bool:
+        """Whether a large message can go at once: none waits that it would overtake, and the turn has room for it."""
+        if self._stuck or size > self._left:
+            return False
+        self._left -= size
+        return True
 
     def _wait(self, call: Call) -> None:
         self._stuck[call.id] = call
@@ -115,15 +133,14 @@ class Outflow:
 
     def _pump(self) -> None:
         self._pumping = False
-        left = TURN
-        while self._stuck and self.window > 0 and left > 0 and not self.paused:
-            left -= self._send_frame(next(iter(self._stuck.values())))
-        if left <= 0:
+        while self._stuck and self.window > 0 and self._left > 0 and not self.paused:
+            self._left -= self._send_frame(next(iter(self._stuck.values())))
+        if self._left <= 0:
             self._pump_soon()
 
     def _send_frame(self, call: Call) -> int:
         """The bytes sent. The call goes behind the others, or out where it can send no more."""
-        room, parts = min(FRAME_SIZE, self.window, call.peer_window), []
+        room, parts = min(self.frame_size, PIECE, self.window, call.peer_window), []
         size = 0
         while call.unsent and size < room:
             piece = call.unsent.popleft()

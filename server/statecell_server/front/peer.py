@@ -6,7 +6,7 @@ from statecell_server.front import frames
 from statecell_server.front.allowance import Allowance
 from statecell_server.front.call import Call
 from statecell_server.front.frames import FRAME_SIZE, Code, ConnectionBroken, Setting, StreamBroken
-from statecell_server.front.outflow import Outflow
+from statecell_server.front.outflow import TURN, Outflow
 
 CALLS_A_TRIFLE = 64
 """Calls whose windows are changed at the cost of one frame."""
@@ -90,8 +90,10 @@ class Peer:
                 window = value
             elif key == Setting.ENABLE_PUSH and value > 1:
                 raise ConnectionBroken(Code.PROTOCOL_ERROR, f"ENABLE_PUSH is {value}, expected 0 or 1")
-            elif key == Setting.MAX_FRAME_SIZE and not FRAME_SIZE <= value < 1 << 24:
-                raise ConnectionBroken(Code.PROTOCOL_ERROR, f"MAX_FRAME_SIZE is {value}")
+            elif key == Setting.MAX_FRAME_SIZE:
+                if not FRAME_SIZE <= value < 1 << 24:
+                    raise ConnectionBroken(Code.PROTOCOL_ERROR, f"MAX_FRAME_SIZE is {value}")
+                self._out.frame_size = min(value, TURN)
         if window != self.call_window:
             self._change_windows(window - self.call_window)
             self.call_window = window

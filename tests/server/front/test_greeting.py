@@ -27,6 +27,7 @@ def test_the_server_says_its_settings_first_and_acknowledges_the_clients(raw: Ra
     settings = [f for f in raw.seen if isinstance(f, SettingsFrame)]
     assert isinstance(raw.seen[0], SettingsFrame)
     assert settings[0].settings[SettingsFrame.INITIAL_WINDOW_SIZE] == 1 << 20
+    assert settings[0].settings[SettingsFrame.MAX_FRAME_SIZE] == 256 << 10
     assert "ACK" in settings[1].flags
 
 
@@ -179,10 +180,20 @@ def head(size: int, kind: int, flags: int, stream: int) -> bytes:
     return size.to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big")
 
 
+def test_a_connection_that_is_over_is_told_nothing_more(front: Front, raw: Raw) -> None:
+    raw.send(raw.data(b"x", stream=5))
+    assert raw.ending() == 0x1
+    (over,) = front.server._connections
+    front.do(over.leave)
+    front.do(lambda: None)
+    assert front.errors == []
+
+
 @pytest.mark.parametrize(
     ("frame", "code"),
     [
-        (head(16_385, 0, 0, 1), 0x6),  # a frame that is too large
+        (head((256 << 10) + 1, 0, 0, 1), 0x6),  # DATA that is too large
+        (head(16_385, 1, 4, 1), 0x6),  # any other frame that is
         (head(0, 0, 0, 0), 0x1),  # DATA on the connection
         (head(0, 0, 0, 5), 0x1),  # DATA on a stream that was never opened
         (head(0, 1, 4, 0), 0x1),  # HEADERS on the connection

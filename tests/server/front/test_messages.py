@@ -6,6 +6,7 @@ import zlib
 
 import grpc
 import pytest
+from hyperframe.frame import DataFrame
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from statecell_server.front.messages import Aborted, Messages
@@ -41,6 +42,24 @@ def test_a_message_may_come_byte_by_byte(raw: Raw) -> None:
     data = message(b"slowly") + message(b"") + message(b"but surely")
     raw.send(*(raw.data(data[at : at + 1]) for at in range(len(data))), raw.data(end=True))
     assert raw.answer(stream).messages == [b"slowly", b"", b"but surely"]
+
+
+@pytest.mark.parametrize("piece", [1 << 18, 60_000, 1001])
+def test_a_large_message_may_come_in_one_frame(raw: Raw, piece: int) -> None:
+    """However its bytes arrive."""
+    body = bytes(range(256)) * 1000
+    raw.send(raw.headers(TALK))
+    data = raw.data(message(body)).serialize() + raw.data(message(b"next") + message(body)[:5000]).serialize()
+    for at in range(0, len(data), piece):
+        raw.send(data[at : at + piece])
+    raw.send(raw.data(message(body)[5000:], end=True))
+    assert raw.answer(raw.stream).messages == [body, b"next", body]
+
+
+def test_a_large_frame_may_be_padded(raw: Raw) -> None:
+    body = bytes(range(256)) * 1000
+    raw.send(raw.headers(SAY), DataFrame(raw.stream, message(body), pad_length=200, flags=["END_STREAM", "PADDED"]))
+    assert raw.answer(raw.stream).messages == [body]
 
 
 def test_each_kind_of_call_works(raw: Raw) -> None:

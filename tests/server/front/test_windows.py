@@ -3,7 +3,7 @@
 import threading
 
 import pytest
-from hyperframe.frame import RstStreamFrame, SettingsFrame, WindowUpdateFrame
+from hyperframe.frame import DataFrame, RstStreamFrame, SettingsFrame, WindowUpdateFrame
 from statecell_server.exchange import WINDOW
 
 from tests.server.front.conftest import settle
@@ -101,6 +101,29 @@ def test_large_answers_do_not_hold_up_small_ones(raw: Raw) -> None:
     assert not any(raw.answers[s].over for s in streams)
     for s in streams:
         assert len(raw.answer(s).data) == 20 * MIB + 5
+
+
+def data_frames(raw: Raw, stream: int) -> list[int]:
+    """The sizes of those that came."""
+    return [len(f.data) for f in raw.seen if isinstance(f, DataFrame) and f.stream_id == stream]
+
+
+def test_answers_come_in_frames_as_large_as_the_client_takes(raw: Raw) -> None:
+    """Pieces of one that has to wait are smaller: others wait as well."""
+    whole = 200_005
+    for most, largest in ((16_384, 16_384), (100_000, 64 << 10), ((1 << 24) - 1, whole), (20_000, 20_000)):
+        raw.send(SettingsFrame(0, settings={5: most}))
+        stream = raw.call(SAY, large(200_000))
+        assert raw.answer(stream).messages == [b"a" * 200_000]
+        assert max(data_frames(raw, stream)) == largest
+
+
+def test_large_answers_take_turns_in_frames_of_any_size(raw: Raw) -> None:
+    raw.send(SettingsFrame(0, settings={5: (1 << 24) - 1}))
+    streams = [raw.call(SAY, large(MIB)) for _ in range(20)]
+    for s in streams:
+        assert raw.answer(s).messages == [b"a" * MIB]
+        assert max(data_frames(raw, s)) == 64 << 10
 
 
 def test_a_client_that_stops_reading_its_socket_costs_no_one_else(front: Front) -> None:
