@@ -22,7 +22,6 @@ from statecell_server.oip_wire import (
     read_outputs,
     read_turn,
     write_answer,
-    write_streamed,
     write_streamed_error,
 )
 from statecell_server.roll import Roll
@@ -106,18 +105,22 @@ class GRPCInferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
             await context.abort_with_status(rpc_status.to_status(write_status(error)))
 
     async def _infer_streamed(self, request: pb.ModelInferRequest) -> pb.ModelStreamInferResponse:
+        response = pb.ModelStreamInferResponse()
         try:
-            return write_streamed(await self.answer(request))
+            await self.answer(request, response.infer_response)
         except StatecellError as error:
-            return write_streamed_error(request, error)
+            write_streamed_error(request, error, response)
+        response.infer_response.parameters["triton_final_response"].bool_param = True  # every request has one answer
+        return response
 
-    async def answer(self, request: pb.ModelInferRequest) -> pb.ModelInferResponse:
-        """ModelInfer without its transport. Raises StatecellError."""
+    async def answer(self, request: pb.ModelInferRequest, into: pb.ModelInferResponse | None = None) -> pb.ModelInferResponse:
+        """ModelInfer without its transport; `into`: an answer that is in its message already. Raises StatecellError."""
+        message = pb.ModelInferResponse() if into is None else into
         began = time.perf_counter_ns()
         try:
             turn = read_turn(request)
             answer = await (self._infer(request) if turn is None else self._sequences.step(turn))
-            message = write_answer(request, answer, () if turn is None else turn.outputs)
+            write_answer(request, answer, () if turn is None else turn.outputs, message)
         except StatecellError:
             self._failed(request, time.perf_counter_ns() - began)
             raise

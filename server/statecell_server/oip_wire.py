@@ -155,31 +155,22 @@ def read_outputs(request: pb.ModelInferRequest) -> tuple[str, ...]:
     return tuple([tensor.name for tensor in outputs])
 
 
-def write_answer(request: pb.ModelInferRequest, answer: Answer, wanted: Iterable[str] = ()) -> pb.ModelInferResponse:
+def write_answer(request: pb.ModelInferRequest, answer: Answer, wanted: Iterable[str], into: pb.ModelInferResponse) -> None:
     """`wanted`: the names of its outputs; none: all."""
-    runner, message = answer.runner, pb.ModelInferResponse()  # filled field by field, in half the time of keywords
-    message.model_name, message.model_version, message.id = runner.name, runner.version, request.id
+    into.model_name, into.model_version, into.id = answer.runner.name, answer.runner.version, request.id
     for name in wanted or answer.outputs:
-        array, output = answer.outputs[name], message.outputs.add()
+        array, output = answer.outputs[name], into.outputs.add()
         output.name, output.datatype = name, _DATATYPES[array.dtype]
         output.shape.extend(array.shape)
-        message.raw_output_contents.append(array.tobytes())
+        into.raw_output_contents.append(array.tobytes())
     if answer.step_index is not None:
-        message.parameters["step_index"].int64_param = answer.step_index
-    return message
+        into.parameters["step_index"].int64_param = answer.step_index
 
 
-def write_streamed(answer: pb.ModelInferResponse) -> pb.ModelStreamInferResponse:
-    """Every request has one answer, and this is it."""
-    answer.parameters["triton_final_response"].bool_param = True
-    return pb.ModelStreamInferResponse(infer_response=answer)
-
-
-def write_streamed_error(request: pb.ModelInferRequest, error: StatecellError) -> pb.ModelStreamInferResponse:
-    """ "REASON: message", as the protocol has no more than a text; the answer around it tells whose error it is."""
-    answer = pb.ModelInferResponse(model_name=request.model_name, model_version=request.model_version, id=request.id)
+def write_streamed_error(request: pb.ModelInferRequest, error: StatecellError, into: pb.ModelStreamInferResponse) -> None:
+    """ "REASON: message", as the protocol has no more than a text; the answer in it tells whose error it is."""
+    into.error_message = f"{error.reason}: {error}"
+    answer = into.infer_response
+    answer.model_name, answer.model_version, answer.id = request.model_name, request.model_version, request.id
     for name, value in {"reason": error.reason, **error.metadata}.items():
         answer.parameters[name].string_param = value
-    response = write_streamed(answer)
-    response.error_message = f"{error.reason}: {error}"
-    return response

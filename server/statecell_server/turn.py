@@ -64,7 +64,10 @@ class Turn:
 
     def content(self) -> int:
         """What tells this request from another one of the same id."""
-        return hash((self.start, self.end, *[(name, a.shape, a.tobytes()) for name, a in sorted(self.tensors.items())]))
+        parts: list[object] = [self.start, self.end]
+        for name, array in sorted(self.tensors.items()):
+            parts += name, array.shape, array.tobytes()
+        return hash(tuple(parts))
 
 
 class Answer(NamedTuple):
