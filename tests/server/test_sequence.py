@@ -32,7 +32,7 @@ async def test_a_request_that_is_cancelled_stands_in_nobodys_way(turns: int) -> 
     for _ in range(turns):
         await asyncio.sleep(0)
     tasks[1].cancel()
-    await asyncio.wait(tasks)
+    await asyncio.wait(tasks, timeout=5)
     assert [name for name in taken if name != "b"] == ["a", "c"]
     assert not sequence.busy
 
