@@ -36,6 +36,8 @@ class Cohort:
 
         As long as more of them come; not at all where all have come back, as one caller alone always has.
         """
+        if not waiting:
+            return None  # nothing to launch; the first of them is still on the way
         if self._seen < waiting < self.expected and time.perf_counter() < self._end:
             self._seen = waiting
             return self._pause

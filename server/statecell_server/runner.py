@@ -74,7 +74,8 @@ class Runner:
         self._cohort = Cohort()
         self._work: queue.SimpleQueue[Batch | float | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._compute, name=f"compute-{name}-{version}", daemon=True)
-        self._busy = self._woken = False
+        self._all_here = threading.Event()  # ends a pause
+        self._busy = self._woken = self._pausing = False
 
     @property
     def note(self) -> str:
@@ -96,6 +97,8 @@ class Runner:
     def submit(self, step: Step) -> None:
         """Raises QueueFull."""
         self.scheduler.add(step)
+        if self._pausing and self.scheduler.singles >= self._cohort.expected:
+            self._all_here.set()
         self._wake()
 
     def drop(self, step: Step) -> None:
@@ -139,8 +142,11 @@ class Runner:
 
     def _launch(self) -> None:
         """The next batch, if anything waits; in this turn of the loop or, where it takes longer, on the compute thread."""
+        self._pausing = False
         if self._cohort.expected and (pause := self._cohort.pause(self.scheduler.singles)) is not None:
             if pause:
+                self._pausing = True
+                self._all_here.clear()
                 self._work.put(pause)
             else:
                 self._loop.call_soon(self._launch)
@@ -180,7 +186,7 @@ class Runner:
                 self._run(work, work.rows)
                 self._loop.call_soon_threadsafe(self._land, work)
             else:
-                time.sleep(work)
+                self._all_here.wait(work)
                 # A turn later: the loop may have been busy with answers, and has to look first who has come meanwhile.
                 self._loop.call_soon_threadsafe(self._loop.call_soon, self._launch)
 

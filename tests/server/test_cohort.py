@@ -21,6 +21,13 @@ def test_nobody_who_stays_away_is_waited_for_twice() -> None:
     assert cohort.pause(20) is None
 
 
+def test_it_goes_on_expecting_them_while_nobody_is_back_yet() -> None:
+    cohort = Cohort()
+    cohort.answered(40, 0, seconds=1.0)
+    assert cohort.pause(0) is None
+    assert cohort.pause(2) == PAUSE
+
+
 def test_one_caller_alone_never_waits() -> None:
     cohort = Cohort()
     cohort.answered(1, 0, seconds=1.0)
