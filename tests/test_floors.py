@@ -20,7 +20,7 @@ FLOORS = [
     {"takeover"},
     {"intake"},
     {"turn"},
-    {"ended", "engine"},
+    {"ended", "engine", "sequence"},
     {"sequences"},
     {"wire", "oip_wire"},
     {"stream", "oip_stream", "oip_model", "grpcio_front"},

@@ -20,15 +20,14 @@ from statecell_server.oip_stream import InferStream
 from statecell_server.oip_wire import (
     read_inputs,
     read_outputs,
-    read_parameters,
-    read_sequence,
+    read_turn,
     write_answer,
-    write_streamed,
     write_streamed_error,
 )
 from statecell_server.roll import Roll
 from statecell_server.sequences import Sequences
 from statecell_server.service import Context, unary
+from statecell_server.turn import Answer
 from statecell_server.wire import write_status
 
 EXTENSIONS = (
@@ -94,10 +93,6 @@ class GRPCInferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
         runner = self._engine.models.get(request.name, request.version)
         return pb.ModelConfigResponse(config=write_config(runner, self._config.max_batch, self._config.session_ttl))
 
-    @unary
-    async def ModelInfer(self, request: pb.ModelInferRequest) -> pb.ModelInferResponse:
-        return await self.answer(request)
-
     async def ModelStreamInfer(self, _: AsyncIterator[pb.ModelInferRequest], context: Context) -> None:
         call = carrier(context)
         self._streams.add(call)
@@ -110,22 +105,38 @@ class GRPCInferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
             await context.abort_with_status(rpc_status.to_status(write_status(error)))
 
     async def _infer_streamed(self, request: pb.ModelInferRequest) -> pb.ModelStreamInferResponse:
+        response = pb.ModelStreamInferResponse()
         try:
-            return write_streamed(await self.answer(request))
+            await self.answer(request, response.infer_response)
         except StatecellError as error:
-            return write_streamed_error(request, error)
+            write_streamed_error(request, error, response)
+        response.infer_response.parameters["triton_final_response"].bool_param = True  # every request has one answer
+        return response
 
-    async def answer(self, request: pb.ModelInferRequest) -> pb.ModelInferResponse:
-        """ModelInfer without its transport. Raises StatecellError."""
+    async def answer(self, request: pb.ModelInferRequest, into: pb.ModelInferResponse | None = None) -> pb.ModelInferResponse:
+        """ModelInfer without its transport; `into`: an answer that is in its message already. Raises StatecellError."""
+        message = pb.ModelInferResponse() if into is None else into
         began = time.perf_counter_ns()
         try:
-            answer = await self._call(request)
+            turn = read_turn(request)
+            answer = await (self._infer(request) if turn is None else self._sequences.step(turn))
+            write_answer(request, answer, () if turn is None else turn.outputs, message)
         except StatecellError:
             self._failed(request, time.perf_counter_ns() - began)
             raise
-        count = self._counts[answer.model_name, answer.model_version]
+        count = self._counts[answer.runner.name, answer.runner.version]
         count.success = count.success[0] + 1, count.success[1] + time.perf_counter_ns() - began
-        return answer
+        return message
+
+    ModelInfer = unary(answer)
+
+    async def _infer(self, request: pb.ModelInferRequest) -> Answer:
+        """A stateless call."""
+        runner = self._engine.models.get(request.model_name, request.model_version)
+        wanted = read_outputs(request) or runner.output_names
+        check_outputs(wanted, [*runner.output_names, *(s.output for s in runner.spec.states)])
+        outputs = await self._engine.infer(runner.name, runner.version, read_inputs(request))
+        return Answer(runner, {name: outputs[name] for name in wanted}, None)
 
     def _failed(self, request: pb.ModelInferRequest, ns: int) -> None:
         try:
@@ -134,18 +145,6 @@ class GRPCInferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
             return
         count = self._counts[runner.name, runner.version]
         count.fail = count.fail[0] + 1, count.fail[1] + ns
-
-    async def _call(self, request: pb.ModelInferRequest) -> pb.ModelInferResponse:
-        turn = read_sequence(request, read_parameters(request))
-        if turn is not None:
-            step = await self._sequences.step(turn)
-            answers = [(name, step.outputs[name]) for name in turn.outputs or step.outputs]
-            return write_answer(request, step.runner, answers, step.step_index)
-        wanted = read_outputs(request)
-        runner = self._engine.models.get(request.model_name, request.model_version)
-        check_outputs(wanted, [*runner.output_names, *(s.output for s in runner.spec.states)])
-        outputs = await self._engine.infer(runner.name, runner.version, read_inputs(request))
-        return write_answer(request, runner, ((n, outputs[n]) for n in wanted or runner.output_names))
 
     @unary
     async def ModelStatistics(self, request: pb.ModelStatisticsRequest) -> pb.ModelStatisticsResponse:

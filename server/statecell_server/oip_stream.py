@@ -1,11 +1,12 @@
 """InferStream: the requests of one ModelStreamInfer call."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from statecell.oip import inference_pb2 as pb
 
-Infer = Callable[[pb.ModelInferRequest], Awaitable[pb.ModelStreamInferResponse]]
+Infer = Callable[[pb.ModelInferRequest], Coroutine[Any, Any, pb.ModelStreamInferResponse]]
 
 
 class InferStream:
@@ -13,6 +14,7 @@ class InferStream:
 
     def __init__(self, infer: Infer) -> None:
         self._infer = infer
+        self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[pb.ModelStreamInferResponse]] = set()
 
     @property
@@ -23,7 +25,7 @@ class InferStream:
         self._answer, self._fail = answer, fail
 
     def receive(self, request: pb.ModelInferRequest) -> None:
-        task = asyncio.ensure_future(self._infer(request))
+        task = self._loop.create_task(self._infer(request))
         self._tasks.add(task)
         task.add_done_callback(self._over)
 

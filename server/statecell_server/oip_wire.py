@@ -1,5 +1,6 @@
 """Requests and answers of the Open Inference Protocol, to the engine's objects and back."""
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -8,10 +9,7 @@ from statecell.oip import inference_pb2 as pb
 from statecell.tensor import Array
 
 from statecell_server.errors import DtypeMismatch, InvalidRequest, StatecellError
-from statecell_server.runner import Runner
-from statecell_server.turn import Turn
-
-Value = bool | int | float | str
+from statecell_server.turn import Answer, Turn
 
 DATATYPES = {
     "float32": "FP32",
@@ -37,45 +35,56 @@ _CONTENTS = {
     "UINT8": "uint_contents",
     "BOOL": "bool_contents",
 }
-_OF_SEQUENCES = ("sequence_start", "sequence_end", "sequence_replace", "durable", "step_index")
+_INTEGER = ("int64_param", "uint64_param")
+_FLAG = (("bool_param",), "true or false")
+_PARAMETERS: dict[str, tuple[tuple[str, ...], str]] = {
+    "sequence_id": ((*_INTEGER, "string_param"), "an integer or a string"),
+    "sequence_start": _FLAG,
+    "sequence_end": _FLAG,
+    "sequence_replace": _FLAG,
+    "durable": _FLAG,
+    "step_index": (_INTEGER, "0 or more"),
+}
+"""Those of sequences: their types, and what a message calls them."""
 
 
 def read_inputs(request: pb.ModelInferRequest) -> dict[str, Array]:
     """By name; views on the message's bytes where they came raw. Raises InvalidRequest, DtypeMismatch."""
-    raw = request.raw_input_contents
-    if raw and len(raw) != len(request.inputs):
+    inputs, raw = request.inputs, request.raw_input_contents
+    if raw and len(raw) != len(inputs):
         raise InvalidRequest(
-            f"raw_input_contents has {len(raw)} entries for {len(request.inputs)} inputs, expected one for each",
+            f"raw_input_contents has {len(raw)} entries for {len(inputs)} inputs, expected one for each",
             field="raw_input_contents",
         )
     arrays: dict[str, Array] = {}
-    for i, tensor in enumerate(request.inputs):
-        if tensor.name in arrays:
-            raise InvalidRequest(f"input {tensor.name!r} came twice", field=tensor.name)
-        arrays[tensor.name] = _read_input(tensor, raw[i] if raw else None)
+    for i, tensor in enumerate(inputs):
+        name = tensor.name
+        if name in arrays:
+            raise InvalidRequest(f"input {name!r} came twice", field=name)
+        arrays[name] = _read_input(tensor, name, raw[i] if raw else None)
     return arrays
 
 
-def _read_input(tensor: pb.ModelInferRequest.InferInputTensor, raw: bytes | None) -> Array:
-    name, dtype, shape = tensor.name, _DTYPES.get(tensor.datatype), tuple(tensor.shape)
+def _read_input(tensor: pb.ModelInferRequest.InferInputTensor, name: str, raw: bytes | None) -> Array:
+    dtype, shape = _DTYPES.get(tensor.datatype), tensor.shape[:]
     if dtype is None:
         raise DtypeMismatch(f"input {name!r} is {tensor.datatype!r}, expected one of {', '.join(_DTYPES)}", field=name)
-    if tensor.parameters and "shared_memory_region" in tensor.parameters:
+    if "shared_memory_region" in tensor.parameters:
         raise InvalidRequest(f"input {name!r} is in shared memory, which this server has not; send its bytes", field=name)
     if raw is not None and tensor.HasField("contents"):
         raise InvalidRequest(f"input {name!r} came with contents and with raw_input_contents, expected one of them", field=name)
-    if shape and min(shape) < 0:
-        raise InvalidRequest(f"input {name!r} has shape {list(shape)}, expected sizes", field=name)
     try:
-        flat = np.frombuffer(raw, dtype) if raw is not None else _read_contents(tensor, dtype)
-        return flat.reshape(shape)
-    except ValueError:
-        came = f"{len(raw)} bytes" if raw is not None else "other contents"
-        raise InvalidRequest(f"input {name!r} says {tensor.datatype}{list(shape)} but has {came}", field=name) from None
+        data = _read_contents(tensor, dtype) if raw is None else raw
+        if math.prod(shape) * dtype.itemsize == len(data):
+            return np.ndarray(shape, dtype, data)
+    except ValueError:  # elements that do not fit, or sizes that NumPy does not take, such as negative ones
+        pass
+    came = "other contents" if raw is None else f"{len(raw)} bytes"
+    raise InvalidRequest(f"input {name!r} says {tensor.datatype}{shape} but has {came}", field=name)
 
 
-def _read_contents(tensor: pb.ModelInferRequest.InferInputTensor, dtype: np.dtype[Any]) -> Array:
-    """Raises ValueError where the elements do not fit, InvalidRequest where they are in another field."""
+def _read_contents(tensor: pb.ModelInferRequest.InferInputTensor, dtype: np.dtype[Any]) -> bytes:
+    """As if they had come raw. Raises ValueError where they do not fit, InvalidRequest where they are in another field."""
     wanted = _CONTENTS.get(tensor.datatype)
     filled = [field.name for field, _ in tensor.contents.ListFields()]
     if filled and filled != [wanted]:
@@ -85,54 +94,51 @@ def _read_contents(tensor: pb.ModelInferRequest.InferInputTensor, dtype: np.dtyp
     array = values.astype(dtype)
     if dtype.kind in "iu" and not np.array_equal(array, values):
         raise ValueError("an element does not fit into the datatype")
-    return array
+    return array.tobytes()
 
 
-def read_parameters(request: pb.ModelInferRequest) -> dict[str, Value]:
-    """By name. Raises InvalidRequest."""
-    values: dict[str, Value] = {}
-    for name, parameter in request.parameters.items():
-        kind = parameter.WhichOneof("parameter_choice")
-        if kind is None:
-            raise InvalidRequest(f"parameter {name!r} has no value", field=name)
-        values[name] = getattr(parameter, kind)
-    return values
-
-
-def read_sequence(request: pb.ModelInferRequest, parameters: dict[str, Value]) -> Turn | None:
+def read_turn(request: pb.ModelInferRequest) -> Turn | None:
     """The request as a step of its sequence; None: it is stateless. Raises InvalidRequest, DtypeMismatch."""
-    sequence_id = parameters.get("sequence_id", 0)
-    if isinstance(sequence_id, bool | float):
-        raise InvalidRequest(f"sequence_id is {sequence_id!r}, expected an integer or a string", field="sequence_id")
+    given = _read_parameters(request)
+    sequence_id, step_index = given.get("sequence_id"), given.get("step_index")
     if not sequence_id:
-        for name in _OF_SEQUENCES:
-            if parameters.get(name):
+        for name, value in given.items():
+            if value:
                 raise InvalidRequest(f"{name} came without a sequence_id", field=name)
         return None
-    start = _flag(parameters, "sequence_start")
-    step_index = parameters.get("step_index")
-    if step_index is not None and (not isinstance(step_index, int) or isinstance(step_index, bool) or step_index < 0):
-        raise InvalidRequest(f"step_index is {step_index!r}, expected 0 or more", field="step_index")
+    if step_index is not None and step_index < 0:
+        raise InvalidRequest(f"step_index is {step_index}, expected 0 or more", field="step_index")
     return Turn(
         request.model_name,
         request.model_version,
         str(sequence_id),
         read_inputs(request),
-        request_id=request.id,
-        start=start,
-        end=_flag(parameters, "sequence_end"),
-        replace=_flag(parameters, "sequence_replace"),
-        durable=_flag(parameters, "durable"),
-        step_index=step_index,
-        outputs=read_outputs(request),
+        request.id,
+        read_outputs(request),
+        step_index,
+        start=given.get("sequence_start", False),
+        end=given.get("sequence_end", False),
+        replace=given.get("sequence_replace", False),
+        durable=given.get("durable", False),
     )
 
 
-def _flag(parameters: dict[str, Value], name: str) -> bool:
-    value = parameters.get(name, False)
-    if not isinstance(value, bool):
-        raise InvalidRequest(f"{name} is {value!r}, expected true or false", field=name)
-    return value
+def _read_parameters(request: pb.ModelInferRequest) -> dict[str, Any]:
+    """Those of sequences that are there; others are ignored. Raises InvalidRequest."""
+    values: dict[str, Any] = {}
+    parameters = request.parameters
+    for name in parameters:
+        if name not in _PARAMETERS:
+            continue
+        parameter = parameters[name]
+        kind = parameter.WhichOneof("parameter_choice")
+        if kind is None:
+            raise InvalidRequest(f"parameter {name!r} has no value", field=name)
+        values[name] = getattr(parameter, kind)
+        kinds, expected = _PARAMETERS[name]
+        if kind not in kinds:
+            raise InvalidRequest(f"{name} is {values[name]!r}, expected {expected}", field=name)
+    return values
 
 
 def read_outputs(request: pb.ModelInferRequest) -> tuple[str, ...]:
@@ -149,30 +155,22 @@ def read_outputs(request: pb.ModelInferRequest) -> tuple[str, ...]:
     return tuple([tensor.name for tensor in outputs])
 
 
-def write_answer(
-    request: pb.ModelInferRequest, runner: Runner, outputs: Iterable[tuple[str, Array]], step_index: int | None = None
-) -> pb.ModelInferResponse:
-    """`step_index`: where the sequence stands now."""
-    answer = pb.ModelInferResponse(model_name=runner.name, model_version=runner.version, id=request.id)
-    for name, array in outputs:
-        answer.outputs.add(name=name, datatype=_DATATYPES[array.dtype], shape=array.shape)
-        answer.raw_output_contents.append(array.tobytes())
-    if step_index is not None:
-        answer.parameters["step_index"].int64_param = step_index
-    return answer
+def write_answer(request: pb.ModelInferRequest, answer: Answer, wanted: Iterable[str], into: pb.ModelInferResponse) -> None:
+    """`wanted`: the names of its outputs; none: all."""
+    into.model_name, into.model_version, into.id = answer.runner.name, answer.runner.version, request.id
+    for name in wanted or answer.outputs:
+        array, output = answer.outputs[name], into.outputs.add()
+        output.name, output.datatype = name, _DATATYPES[array.dtype]
+        output.shape.extend(array.shape)
+        into.raw_output_contents.append(array.tobytes())
+    if answer.step_index is not None:
+        into.parameters["step_index"].int64_param = answer.step_index
 
 
-def write_streamed(answer: pb.ModelInferResponse) -> pb.ModelStreamInferResponse:
-    """Every request has one answer, and this is it."""
-    answer.parameters["triton_final_response"].bool_param = True
-    return pb.ModelStreamInferResponse(infer_response=answer)
-
-
-def write_streamed_error(request: pb.ModelInferRequest, error: StatecellError) -> pb.ModelStreamInferResponse:
-    """ "REASON: message", as the protocol has no more than a text; the answer around it tells whose error it is."""
-    answer = pb.ModelInferResponse(model_name=request.model_name, model_version=request.model_version, id=request.id)
+def write_streamed_error(request: pb.ModelInferRequest, error: StatecellError, into: pb.ModelStreamInferResponse) -> None:
+    """ "REASON: message", as the protocol has no more than a text; the answer in it tells whose error it is."""
+    into.error_message = f"{error.reason}: {error}"
+    answer = into.infer_response
+    answer.model_name, answer.model_version, answer.id = request.model_name, request.model_version, request.id
     for name, value in {"reason": error.reason, **error.metadata}.items():
         answer.parameters[name].string_param = value
-    response = write_streamed(answer)
-    response.error_message = f"{error.reason}: {error}"
-    return response

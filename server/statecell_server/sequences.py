@@ -1,9 +1,7 @@
 """Sequences: sessions that clients name themselves, begin and end by flags, and step without counting."""
 
-import asyncio
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 from statecell.spec import ModelSpec
 from statecell.tensor import Array
@@ -13,38 +11,9 @@ from statecell_server.engine import Engine
 from statecell_server.errors import InvalidRequest, SessionExists, SessionLost, SessionNotFound, StatecellError, StepOutOfOrder
 from statecell_server.inputs import check_outputs, split_states
 from statecell_server.roll import Roll
+from statecell_server.sequence import Sequence
 from statecell_server.sessions import Session
 from statecell_server.turn import Answer, Key, Turn, session_id
-
-REMEMBERED_IDS = 16
-"""Request ids of a live sequence that are recognised when they come again."""
-
-
-@dataclass(slots=True)
-class Sequence:
-    """A sequence id that is in use."""
-
-    applied: dict[str, tuple[int, int]] = field(default_factory=dict)  # by request id: (step_index before it, its content)
-    turn: asyncio.Lock = field(default_factory=asyncio.Lock)  # one request after the other, in the order of their arrival
-    users: int = 0  # requests that are not answered
-
-    def repeated(self, turn: Turn) -> int | None:
-        """The step_index of the request that this one repeats, if it does. Raises InvalidRequest."""
-        index, content = self.applied.get(turn.request_id, (None, 0))
-        if index is not None and content != turn.content():
-            raise InvalidRequest(
-                f"request id {turn.request_id!r} was used for another step of sequence {turn.sequence_id!r}; "
-                "give each request its own id, or none",
-                field="id",
-            )
-        return index
-
-    def apply(self, turn: Turn, index: int) -> None:
-        """The turn was the step at `index`."""
-        if turn.request_id:
-            self.applied[turn.request_id] = index, turn.content()
-            if len(self.applied) > REMEMBERED_IDS:
-                del self.applied[next(iter(self.applied))]
 
 
 class Sequences:
@@ -52,6 +21,7 @@ class Sequences:
 
     def __init__(self, engine: Engine, roll: Roll) -> None:
         self._engine = engine
+        self._known = engine.sessions.known
         self._roll = roll
         self._sequences: dict[Key, Sequence] = {}
         self._prune_at = 1024
@@ -63,47 +33,51 @@ class Sequences:
         A step that fails leaves the sequence as it was: not begun if it was the first, not ended if it was to be the last.
         Raises SessionNotFound, SessionExpired, SessionLost, SessionExists, InvalidRequest, and as Engine.create and step do.
         """
-        sequence = self._sequences.get(turn.key)
-        if sequence is None:
-            sequence = self._sequences[turn.key] = Sequence()
-        sequence.users += 1
+        sequence = self._sequences.get(turn.key) or self._add(turn.key)
+        if sequence.busy:
+            await sequence.wait()
+        sequence.busy = True
         try:
-            async with sequence.turn:
-                return await self._step(sequence, turn)
+            session = self._known(sequence.session_id) or await self._attached(sequence, turn)
+            if session is None and (ended := self._ended.repeated(turn)) is not None:
+                return ended
+            index = sequence.repeated(turn) if session is not None else None
+            if index is None and turn.start:
+                return await self._begin(sequence, turn, session)
+            if session is None:
+                raise self._absent(turn)
+            return await self._advance(sequence, session, turn, index)
         finally:
-            sequence.users -= 1
-            self._prune(sequence, turn)
+            sequence.leave()
+            if not sequence.busy and self._known(sequence.session_id) is None:
+                self._forget(turn.key)
 
-    def _known(self, key: Key) -> Session | None:
-        """The session that is behind the sequence, if it is here."""
-        known = self._engine.sessions.known
-        return known(session_id(key)) or known(session_id(key, durable=True))
+    def _add(self, key: Key) -> Sequence:
+        """An id that is not in use; now and then, those are forgotten whose sessions have expired."""
+        if len(self._sequences) > self._prune_at:
+            for old in [k for k, s in self._sequences.items() if not s.busy and self._known(s.session_id) is None]:
+                self._forget(old)
+            self._prune_at = 2 * len(self._sequences) + 1024
+        sequence = self._sequences[key] = Sequence(session_id(key))
+        return sequence
 
-    async def _step(self, sequence: Sequence, turn: Turn) -> Answer:
-        session = self._known(turn.key) or await self._attached(turn)
-        if session is not None and (index := sequence.repeated(turn)) is not None:
-            return await self._answer(sequence, session, turn, index)
-        if session is None and (ended := self._ended.repeated(turn)) is not None:
-            return ended
-        if turn.start:
-            return await self._begin(sequence, turn, session)
-        if session is None:
-            raise self._absent(turn)
-        if turn.version not in ("", session.version):
-            raise InvalidRequest(
-                f"sequence {turn.sequence_id!r} was started on version {session.version}, the request says {turn.version}",
-                field="model_version",
-            )
-        return await self._go_on(sequence, session, turn)
+    def _forget(self, key: Key) -> None:
+        """The id is not in use any more."""
+        self._sequences.pop(key, None)
+        self._roll.end(session_id(key))
 
-    async def _attached(self, turn: Turn) -> Session | None:
-        """A durable sequence that is in the store."""
-        if turn.start and not turn.durable:
-            return None
-        try:
-            return await self._engine.attach(session_id(turn.key, durable=True))
-        except SessionNotFound:
-            return None
+    async def _attached(self, sequence: Sequence, turn: Turn) -> Session | None:
+        """A durable sequence that is here or in the store."""
+        name = session_id(turn.key, durable=True)
+        session = self._known(name)
+        if session is None and (turn.durable or not turn.start):
+            try:
+                session = await self._engine.attach(name)
+            except SessionNotFound:
+                return None
+        if session is not None:
+            sequence.session_id = name
+        return session
 
     async def _begin(self, sequence: Sequence, turn: Turn, live: Session | None) -> Answer:
         """With as many rows as the inputs have, from the initial state that they bring, if any."""
@@ -123,32 +97,37 @@ class Sequences:
         session = await self._engine.create(
             turn.model, turn.version, batch=rows, state=states, durable=turn.durable, session_id=name
         )
-        sequence.applied.clear()
+        sequence.begin(session.id)
         if not session.durable:
             self._roll.begin(session.id)
         self._ended.forget(turn.key)
         try:
-            return await self._go_on(sequence, session, turn)
+            return await self._advance(sequence, session, turn)
         except BaseException:
             await self._delete(session)
             raise
 
-    async def _go_on(self, sequence: Sequence, session: Session, turn: Turn) -> Answer:
-        index = session.next_index if turn.step_index is None else turn.step_index
-        try:
-            return await self._answer(sequence, session, turn, index)
-        except StepOutOfOrder:
-            moved = self._known(turn.key)
-            if turn.step_index is not None or moved is None or moved.next_index == index:
-                raise
-            return await self._go_on(sequence, moved, turn)  # another server has moved it on
-
-    async def _answer(self, sequence: Sequence, session: Session, turn: Turn, index: int) -> Answer:
-        runner = self._engine.runner(session)
+    async def _advance(self, sequence: Sequence, session: Session, turn: Turn, repeated: int | None = None) -> Answer:
+        """`repeated`: the step_index of the request that the turn repeats, if it does."""
+        runner = session.runner
+        if turn.version not in ("", runner.version):
+            raise InvalidRequest(
+                f"sequence {turn.sequence_id!r} was started on version {runner.version}, the request says {turn.version}",
+                field="model_version",
+            )
         check_outputs(turn.outputs, runner.output_names)
         tensors = split_states(runner.spec, turn.tensors)[0] if turn.start else turn.tensors
-        answer = Answer(runner, *await self._engine.step(session.id, tensors, index))
+        wanted = turn.step_index if repeated is None else repeated
+        index = session.next_index if wanted is None else wanted
+        try:
+            outputs, step_index = await self._engine.step(session.id, tensors, index)
+        except StepOutOfOrder:
+            moved = self._known(session.id)
+            if wanted is not None or moved is None or moved.next_index == index:
+                raise
+            return await self._advance(sequence, moved, turn)  # another server has moved it on
         sequence.apply(turn, index)
+        answer = Answer(runner, outputs, step_index)
         if turn.end:
             await self._delete(session)
             self._ended.add(turn, answer)
@@ -182,16 +161,6 @@ class Sequences:
         except StatecellError as error:
             return error
         raise AssertionError("a sequence that is not live has no session")
-
-    def _prune(self, sequence: Sequence, turn: Turn) -> None:
-        """Forgets ids that are not in use any more: this one, and now and then those that have expired."""
-        if not sequence.users and self._known(turn.key) is None:
-            self._sequences.pop(turn.key, None)
-        if len(self._sequences) > self._prune_at:
-            for key in [k for k, s in self._sequences.items() if not s.users and self._known(k) is None]:
-                del self._sequences[key]
-                self._roll.end(session_id(key))
-            self._prune_at = 2 * len(self._sequences) + 1024
 
 
 def _rows(spec: ModelSpec, inputs: Mapping[str, Array]) -> int:

@@ -16,28 +16,58 @@ def session_id(key: Key, *, durable: bool = False) -> str:
     return f"{DURABLE if durable else ''}sequence/{key[0]}/{key[1]}"
 
 
-class Turn(NamedTuple):
+class Turn:
     """One request of a sequence."""
 
-    model: str
-    version: str  # "": the newest, or the one that the sequence was started on
-    sequence_id: str
-    tensors: Mapping[str, Array]
-    request_id: str = ""  # "": a request like no other
-    start: bool = False
-    end: bool = False
-    replace: bool = False  # `start` ends a live sequence of this id, which would be an error otherwise
-    durable: bool = False
-    step_index: int | None = None  # None: wherever the sequence stands
-    outputs: tuple[str, ...] = ()  # those that will be asked for; they must exist
+    __slots__ = (
+        "durable",
+        "end",
+        "key",
+        "model",
+        "outputs",
+        "replace",
+        "request_id",
+        "sequence_id",
+        "start",
+        "step_index",
+        "tensors",
+        "version",
+    )
 
-    @property
-    def key(self) -> Key:
-        return self.model, self.sequence_id
+    def __init__(
+        self,
+        model: str,
+        version: str,
+        sequence_id: str,
+        tensors: Mapping[str, Array],
+        request_id: str = "",
+        outputs: tuple[str, ...] = (),
+        step_index: int | None = None,
+        *,
+        start: bool = False,
+        end: bool = False,
+        replace: bool = False,
+        durable: bool = False,
+    ) -> None:
+        self.key: Key = (model, sequence_id)
+        self.model = model
+        self.version = version  # "": the newest, or the one that the sequence was started on
+        self.sequence_id = sequence_id
+        self.tensors = tensors
+        self.request_id = request_id  # "": a request like no other
+        self.outputs = outputs  # those that will be asked for; they must exist
+        self.step_index = step_index  # None: wherever the sequence stands
+        self.start = start
+        self.end = end
+        self.replace = replace  # `start` ends a live sequence of this id, which would be an error otherwise
+        self.durable = durable
 
     def content(self) -> int:
         """What tells this request from another one of the same id."""
-        return hash((self.start, self.end, *((name, a.shape, a.tobytes()) for name, a in sorted(self.tensors.items()))))
+        parts: list[object] = [self.start, self.end]
+        for name, array in sorted(self.tensors.items()):
+            parts += name, array.shape, array.tobytes()
+        return hash(tuple(parts))
 
 
 class Answer(NamedTuple):
@@ -45,7 +75,7 @@ class Answer(NamedTuple):
 
     runner: Runner
     outputs: dict[str, Array]
-    step_index: int
+    step_index: int | None  # None: of no sequence
 
     @property
     def nbytes(self) -> int:

@@ -225,6 +225,16 @@ def test_a_sequence_is_a_session_and_can_be_read_as_one(oip: OipCaller, caller: 
     assert np.array_equal(state["c_0"], final["c_n"])
 
 
+def test_a_sequence_that_was_deleted_as_a_session_is_gone_and_may_begin_again(oip: OipCaller, caller: Caller) -> None:
+    oip.infer("lstm", X[:4], sequence_id="gone", sequence_start=True, request_id="a")
+    caller.stub.DeleteSession(v1.DeleteSessionRequest(session_id="sequence/lstm/gone"))
+    for options in ({}, {"request_id": "a"}):
+        assert reason_of(refused(oip, request("lstm", {"x": X[:4]}, sequence_id="gone", **options))) == "SESSION_NOT_FOUND"
+    first = oip.infer("lstm", X[:4], sequence_id="gone", sequence_start=True, request_id="a")
+    assert np.array_equal(first, oip.infer("lstm", X)[:4])
+    assert np.array_equal(oip.infer("lstm", X[4:], sequence_id="gone"), oip.infer("lstm", X)[4:])
+
+
 def test_a_durable_sequence_needs_a_store(oip: OipCaller) -> None:
     error = refused(oip, request("lstm", {"x": X[:1]}, sequence_id=next(IDS), sequence_start=True, durable=True))
     assert "store" in text_of(error)

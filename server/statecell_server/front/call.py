@@ -70,10 +70,11 @@ class Call:
         self._over: asyncio.Future[None] | None = None
         self._ended = self._draining = self._passing = False
         self._task: asyncio.Task[None] | None = None
-        loop = asyncio.get_running_loop()
-        self._deadline = None if request.timeout is None else loop.call_later(request.timeout, self._late)
+        self._deadline: asyncio.TimerHandle | None = None
+        if request.timeout is not None:
+            self._deadline = asyncio.get_running_loop().call_later(request.timeout, self._late)
         if handler.request_streaming:
-            self._task = loop.create_task(self._serve())
+            self._task = asyncio.get_running_loop().create_task(self._serve())
 
     # From the connection
 
@@ -124,8 +125,12 @@ class Call:
     # The handler
 
     async def _serve(self) -> None:
+        handler = self._handler
         try:
-            await self._handle()
+            if handler.request_streaming or handler.response_streaming:
+                await self._stream()
+            else:
+                self._send(await handler.unary_unary(self._only(), self))
         except Aborted as error:
             self._end(error.code, str(error), error.metadata)
         except asyncio.CancelledError:
@@ -137,17 +142,12 @@ class Call:
         else:
             self._end(grpc.StatusCode.OK, "")
 
-    async def _handle(self) -> None:
+    async def _stream(self) -> None:
+        """Many messages, one way or both."""
         handler = self._handler
-        if handler.request_streaming:
-            argument = self._requests()
-        else:
-            argument = await self.read()
-            if argument is grpc.aio.EOF or self._inbox:
-                raise Aborted(grpc.StatusCode.INTERNAL, "expected exactly one message")
+        argument = self._requests() if handler.request_streaming else self._only()
         if not handler.response_streaming:
-            behaviour = handler.stream_unary if handler.request_streaming else handler.unary_unary
-            await self.write(await behaviour(argument, self))
+            await self.write(await handler.stream_unary(argument, self))
             return
         behaviour = handler.stream_stream if handler.request_streaming else handler.unary_stream
         answers = behaviour(argument, self)
@@ -156,6 +156,12 @@ class Call:
                 await self.write(answer)
         else:
             await answers
+
+    def _only(self) -> Any:
+        """The message, all of the client's being there."""
+        if len(self._inbox) != 1:
+            raise self._broken_off() or Aborted(grpc.StatusCode.INTERNAL, "expected exactly one message")
+        return self._take()
 
     async def _requests(self) -> AsyncIterator[Any]:
         while (message := await self.read()) is not grpc.aio.EOF:
@@ -169,6 +175,9 @@ class Call:
                     raise error
                 return grpc.aio.EOF
             await self._wait()
+        return self._take()
+
+    def _take(self) -> Any:
         message = self._inbox.popleft()
         if not self._inbox:
             self._connection.taken(self)

@@ -58,6 +58,7 @@ def test_deadlines_that_have_passed_leave_nothing(front: Front, raw: Raw) -> Non
     for _ in range(300):
         raw.call(SAY, b"wait", more={"grpc-timeout": "1m"})
         raw.call(TALK, b"x", end=False, more={"grpc-timeout": "1m"})
+    raw.ping()  # all of them have begun
     settle(lambda: front.calls == 0)
     front.echo.exchanges.clear()
     settle(lambda: count(Call) - before < 20)
