@@ -13,7 +13,8 @@ Key = tuple[str, str]  # model, sequence id
 
 def session_id(key: Key, *, durable: bool = False) -> str:
     """The id of the session behind a sequence, for those who want to look at it by other means."""
-    return f"{DURABLE if durable else ''}sequence/{key[0]}/{key[1]}"
+    model = key[0].replace("/", "%2F")  # there is no such model, and it must not be taken for another one's sequence
+    return f"{DURABLE if durable else ''}sequence/{model}/{key[1]}"
 
 
 class Turn:

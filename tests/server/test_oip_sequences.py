@@ -73,6 +73,14 @@ def test_a_number_and_its_digits_name_the_same_sequence_and_each_model_has_its_o
     assert np.array_equal(oip.infer("gru", X[1:], sequence_id=name), oip.infer("gru", X)[1:])
 
 
+def test_a_models_name_with_a_slash_does_not_reach_into_anothers_sequences(oip: OipCaller) -> None:
+    name = f"x/{next(IDS)}"
+    oip.infer("lstm", X[:1], sequence_id=name, sequence_start=True)
+    error = refused(oip, request("lstm/x", {"x": X[1:2]}, sequence_id=name.removeprefix("x/")))
+    assert reason_of(error) == "MODEL_NOT_FOUND"
+    assert np.array_equal(oip.infer("lstm", X[1:], sequence_id=name), oip.infer("lstm", X)[1:])
+
+
 @pytest.mark.parametrize("nobody", [0, ""])
 def test_without_a_sequence_id_a_call_is_stateless(oip: OipCaller, nobody: int | str) -> None:
     first = oip.infer("lstm", X[:1], sequence_id=nobody)
