@@ -7,6 +7,7 @@ import queue
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 
 import numpy as np
 from statecell.tensor import Array
@@ -163,7 +164,7 @@ class Runner:
         self.batches[rows] += 1
         self.last_run = time.time()
         if self._seconds.get((batch.seq_len, rows), 1.0) < INLINE_SECONDS:
-            self._run(batch, rows)
+            self._run(batch, rows, time.perf_counter)
             self._land(batch)
         else:
             self._work.put(batch)
@@ -183,15 +184,16 @@ class Runner:
         """The compute thread. It counts the pauses as well: the loop's own timers know whole milliseconds only."""
         while (work := self._work.get()) is not None:
             if isinstance(work, Batch):
-                self._run(work, work.rows)
+                self._run(work, work.rows, self._clock)
                 self._loop.call_soon_threadsafe(self._land, work)
             else:
                 self._all_here.wait(work)
                 # A turn later: the loop may have been busy with answers, and has to look first who has come meanwhile.
                 self._loop.call_soon_threadsafe(self._loop.call_soon, self._launch)
 
-    def _run(self, batch: Batch, rows: int) -> None:
-        began, worked = time.perf_counter(), self._clock()
+    def _run(self, batch: Batch, rows: int, clock: Callable[[], float]) -> None:
+        """`clock`: what tells the work of this thread."""
+        began, worked = time.perf_counter(), clock()
         failure: StatecellError | None = None
         try:
             self._executor.run(batch)
@@ -207,7 +209,7 @@ class Runner:
         batch.seconds = seconds
         self.busy[rows] += int(seconds * 1e9)
         # The least of late: a run that was disturbed says little of the next.
-        worked = self._clock() - worked
+        worked = clock() - worked
         self._seconds[batch.seq_len, rows] = min(worked, 1.02 * self._seconds.get((batch.seq_len, rows), worked))
         self.scheduler.took(batch, seconds)
 
