@@ -82,7 +82,7 @@ class Engine:
             await asyncio.sleep(1)
             now = time.time()
             for session in self.sessions.expire(now):
-                self.runner(session).leave(session, self.sessions.absent(session.id))
+                session.runner.leave(session, self.sessions.absent(session.id))
             if self._config.save_every > 1:
                 self._save(s for s in self.sessions if s.ahead and not s.pending and now - s.used > IDLE_SECONDS)
             if self._takeover is not None and self._takeover.taken:
@@ -99,7 +99,7 @@ class Engine:
         """Writes sessions that are ahead of the store to it, one round trip a model."""
         groups: dict[Journal, list[Session]] = {}
         for session in sessions:
-            journal = self.runner(session).journal
+            journal = session.runner.journal
             if journal is not None and session.saving is None:
                 groups.setdefault(journal, []).append(session)
         return [journal.start_saving(group) for journal, group in groups.items()]
@@ -108,10 +108,6 @@ class Engine:
     def draining(self) -> bool:
         """Whether the server is about to stop."""
         return self._admission.closed
-
-    def runner(self, session: Session) -> Runner:
-        """Where the session's steps are run."""
-        return session.runner
 
     @staticmethod
     def _users(runner: Runner) -> int:
@@ -239,7 +235,7 @@ class Engine:
             record = await self._takeover.record(session_id)
             return Snapshot(record.model, record.digest, record.batch, record.step_index, record.states)
         session = self.sessions.get(session_id)
-        runner = self.runner(session)
+        runner = session.runner
         names = (s.input for s in runner.spec.states)
         states = dict(zip(names, runner.state(session), strict=True))
         return Snapshot(session.model, runner.runtime.digest, session.batch, session.step_index, states)
@@ -265,7 +261,7 @@ class Engine:
                 forks.append(fork)
         else:
             session = self.sessions.get(session_id)
-            runner = self.runner(session)
+            runner = session.runner
             forks = [session.fork(self.sessions.issue(durable=session.durable)) for _ in range(count or 1)]
             for _ in forks:
                 runner.arena.share(session.slots)
@@ -281,7 +277,7 @@ class Engine:
                 if absent:
                     raise absent[session_id]
             session = self.sessions.get(session_id)
-            runner = self.runner(session)
+            runner = session.runner
             error = await runner.journal.restart(session) if session.durable and runner.journal is not None else None
             if error is None:
                 reset = StepOutOfOrder(f"session {session_id} was reset", session_id=session_id, expected_step_index=0)
@@ -301,6 +297,6 @@ class Engine:
         if session is not None:
             self.sessions.remove(session)
             deleted = SessionNotFound(f"session {session_id} was deleted", session_id=session_id)
-            self.runner(session).leave(session, deleted)
+            session.runner.leave(session, deleted)
         elif not stored:
             raise self.sessions.absent(session_id)

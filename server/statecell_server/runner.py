@@ -70,7 +70,7 @@ class Runner:
         self._ledger = Ledger(self.arena, self.scheduler, self.journal, self._wake)
         self._executor = Executor(runtime, self.arena, self.replies, self.sharing.min_batch)
         self._seconds: dict[tuple[int, int], float] = {}  # what a run of (seq_len, rows) took
-        # A thread's own time where it computes: it may wait for the interpreter longer than the run takes.
+        # The compute thread's own time, where it computes: it may wait for the interpreter longer than the run takes.
         self._clock = time.thread_time if runtime.device == "cpu" else time.perf_counter
         self._cohort = Cohort()
         self._work: queue.SimpleQueue[Batch | float | None] = queue.SimpleQueue()

@@ -306,10 +306,10 @@ async def test_a_step_whose_write_fails_leaves_the_state_as_it_was(models: Path)
         session = await engine.create("lstm", durable=True)
         await step(engine, session.id, 0)
         store.broken = True
-        used = engine.runner(session).arena.used
+        used = session.runner.arena.used
         failed = await asyncio.gather(*(step(engine, session.id, i) for i in (1, 2)), return_exceptions=True)
         assert [type(error) for error in failed] == [StoreUnavailable, StoreUnavailable]
-        assert (session.step_index, engine.runner(session).arena.used) == (1, used)
+        assert (session.step_index, session.runner.arena.used) == (1, used)
         store.broken = False
         np.testing.assert_array_equal([await step(engine, session.id, i) for i in (1, 2)], want[1:])
 
