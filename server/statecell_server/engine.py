@@ -213,7 +213,8 @@ class Engine:
         batch = batch or 1
         if batch < 1 or (batch > 1 and not spec.has_batch):
             raise InvalidRequest(f"batch is {batch}, expected {'1 or more' if spec.has_batch else '1'}", field="batch")
-        session = Session(session_id or self.sessions.issue(durable=durable), runner, batch, durable)
+        name = session_id or self.sessions.issue(durable=durable)
+        session = Session(name, runner, batch, durable, created=self.sessions.now())
         if state:
             session.load([np.array(a) for a in check_states(spec, state, batch)])
         if snapshot is not None:
