@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = [
-    {"errors", "device", "cuda", "roll", "cohort", "exchange", "front.frames", "front.allowance"},
+    {"errors", "device", "cuda", "roll", "cohort", "exchange", "front.frames", "front.allowance", "front.lookout"},
     {"config", "arena", "inputs", "snapshot", "record", "reply", "front.headers"},
     {"host_arena", "front.messages"},
     {"runtime", "front.call"},

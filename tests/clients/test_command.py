@@ -155,7 +155,7 @@ def test_watch_shows_how_fast_sessions_step(statecell: Statecell, serve: Serve) 
 def test_watch_ends_quietly_on_ctrl_c(address: str) -> None:
     # Through env, because a shell has its background jobs ignore Ctrl-C, and they pass that on.
     command = ["env", "--default-signal=INT", sys.executable, "-m", "statecell_client", "watch", "--interval", "0.1"]
-    environment = {**os.environ, "STATECELL_SERVER": address}
+    environment = {**os.environ, "STATECELL_SERVER": address, "TERM": "xterm"}  # a dumb one is shown the end only
     terminal, its_end = pty.openpty()
     with subprocess.Popen(command, stdout=its_end, stderr=subprocess.PIPE, text=True, env=environment) as process:
         try:
