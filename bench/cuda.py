@@ -32,10 +32,10 @@ from rich.progress import track
 from rich.table import Table
 from statecell.tensor import Array
 from statecell_server.device import Device
-from statecell_server.graph_runtime import GraphRuntime
-from statecell_server.invariance import decide
-from statecell_server.onnx_runtime import OnnxRuntime
-from statecell_server.ort_session import DeviceError, require
+from statecell_server.runtimes.invariance import decide
+from statecell_server.runtimes.onnx import OnnxRuntime
+from statecell_server.runtimes.onnx_graph import GraphRuntime
+from statecell_server.runtimes.ort_session import DeviceError, require
 from torch import nn
 
 from bench.cuda_steps import ArenaStep, CapturedStep, Form, TorchStep, reference

@@ -8,9 +8,9 @@ import onnxruntime as ort
 import torch
 from statecell.tensor import Array
 from statecell_server.device import Device
-from statecell_server.onnx_runtime import OnnxRuntime
-from statecell_server.ort_session import cuda_options
-from statecell_server.state_graph import arena, arena_shape, indices, lead, next_arena, with_arena
+from statecell_server.runtimes.onnx import OnnxRuntime
+from statecell_server.runtimes.ort_session import cuda_options
+from statecell_server.runtimes.state_graph import arena, arena_shape, indices, lead, next_arena, with_arena
 from torch import nn
 
 

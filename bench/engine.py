@@ -12,8 +12,8 @@ from pathlib import Path
 from statecell.tensor import Array
 from statecell_server.__main__ import event_loop
 from statecell_server.config import Config
-from statecell_server.engine import Engine
-from statecell_server.ticket import Ticket
+from statecell_server.engine.engine import Engine
+from statecell_server.engine.ticket import Ticket
 
 from bench.messages import x
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from statecell.oip import inference_pb2 as pb
 from statecell_server.config import Config
-from statecell_server.engine import Engine
-from statecell_server.oip_service import GRPCInferenceService
+from statecell_server.engine.engine import Engine
+from statecell_server.protocols.oip.service import GRPCInferenceService
 
 SEQUENCES = (1, 16, 64)
 SEQUENCE_LENGTH = 20

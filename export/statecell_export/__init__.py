@@ -1,6 +1,6 @@
 """Export recurrent PyTorch models to ONNX and TorchScript with their state as inputs and outputs, and prove the export."""
 
-from statecell_export.adopt import adopt
+from statecell_export.adopting.adopt import adopt
 from statecell_export.artifacts import verify
 from statecell_export.errors import (
     CheckpointError,

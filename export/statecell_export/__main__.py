@@ -12,7 +12,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from statecell_export import checkpoint as weights
-from statecell_export.adopt import adopt as adopt_file
+from statecell_export.adopting.adopt import adopt as adopt_file
 from statecell_export.artifacts import verify as verify_version
 from statecell_export.errors import ExportError
 from statecell_export.exporter import export

@@ -13,15 +13,15 @@ from statecell.spec import SPEC_KEY, ModelSpec, SpecError, TensorSpec
 from torch import nn
 
 from statecell_export.errors import ExportError, VerificationError
-from statecell_export.example import read
 from statecell_export.exporter import prepared, study
-from statecell_export.forms import FORMS
-from statecell_export.grid import Case, Ledger, cases, chunked, chunks, long_cases
+from statecell_export.proving.grid import Case, Ledger, cases, chunked, chunks, long_cases
+from statecell_export.proving.runners import Arrays, runner
 from statecell_export.quiet import quiet
-from statecell_export.recipes import ONNX, TORCHSCRIPT
+from statecell_export.reading.example import read
 from statecell_export.report import Proof
-from statecell_export.runners import Arrays, runner
-from statecell_export.torchscript import load as load_script
+from statecell_export.writing.forms import FORMS
+from statecell_export.writing.recipes import ONNX, TORCHSCRIPT
+from statecell_export.writing.torchscript import load as load_script
 
 
 @dataclass(frozen=True)

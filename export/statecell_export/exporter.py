@@ -10,18 +10,18 @@ import torch
 from torch import nn
 
 from statecell_export.errors import ExportError, ModuleRefusedError, VerificationError
-from statecell_export.example import Arguments, read
-from statecell_export.forms import FORMS, Form
-from statecell_export.grid import Case
-from statecell_export.lift import Lifted
-from statecell_export.probe import Probe, probe
+from statecell_export.proving.grid import Case
+from statecell_export.proving.runners import runner
+from statecell_export.proving.streaming import min_batch, only_a_loop, why_not
+from statecell_export.proving.verify import Verifier
 from statecell_export.quiet import quiet
-from statecell_export.recipes import ONNX, Recipe, Source, recipes
+from statecell_export.reading.example import Arguments, read
+from statecell_export.reading.lift import Lifted
+from statecell_export.reading.probe import Probe, probe
 from statecell_export.report import Report, describe, versions
 from statecell_export.repository import check_name, new_version
-from statecell_export.runners import runner
-from statecell_export.streaming import min_batch, only_a_loop, why_not
-from statecell_export.verify import Verifier
+from statecell_export.writing.forms import FORMS, Form
+from statecell_export.writing.recipes import ONNX, Recipe, Source, recipes
 
 
 def export(

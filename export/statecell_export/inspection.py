@@ -9,12 +9,12 @@ from rich.markup import escape
 from rich.table import Table
 from statecell.spec import ModelSpec
 
-from statecell_export import states as found_states
+from statecell_export.adopting import states as found_states
+from statecell_export.adopting.stranger import load, nested, recurrent_nodes, values
 from statecell_export.artifacts import open_version, read_spec
 from statecell_export.errors import ExportError
-from statecell_export.graph import graphs
-from statecell_export.stranger import load, nested, recurrent_nodes, values
-from statecell_export.torchscript import load as load_script
+from statecell_export.writing.graph import graphs
+from statecell_export.writing.torchscript import load as load_script
 
 
 def inspect(path: Path) -> Table:

@@ -13,7 +13,7 @@ import typer
 from statecell_server.app import App
 from statecell_server.config import Config, ConfigError
 from statecell_server.device import Device
-from statecell_server.runtime import LoadError
+from statecell_server.runtimes.runtime import LoadError
 
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 DEFAULTS = Config(models=Path())

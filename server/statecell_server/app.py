@@ -12,13 +12,13 @@ from statecell.oip import inference_pb2_grpc as oip_pb2_grpc
 from statecell.v1 import inference_pb2_grpc
 
 from statecell_server.config import Config, ConfigError
-from statecell_server.engine import Engine
-from statecell_server.front.server import Server
-from statecell_server.grpcio_front import GrpcioServer
-from statecell_server.guarded_store import GuardedStore
-from statecell_server.oip_service import GRPCInferenceService
-from statecell_server.service import InferenceService
-from statecell_server.store import MemoryStore
+from statecell_server.durability.guarded_store import GuardedStore
+from statecell_server.durability.store import MemoryStore
+from statecell_server.engine.engine import Engine
+from statecell_server.protocols.oip.service import GRPCInferenceService
+from statecell_server.protocols.v1.service import InferenceService
+from statecell_server.transport.grpcio_server import GrpcioServer
+from statecell_server.transport.http2.server import Server
 
 SERVICES = ("statecell.v1.InferenceService", "inference.GRPCInferenceService")
 
@@ -50,7 +50,7 @@ class App:
         if config.store == "memory":
             return GuardedStore(MemoryStore(config.session_ttl), self._changed)
         try:
-            from statecell_server.valkey_store import ValkeyStore
+            from statecell_server.durability.valkey_store import ValkeyStore
         except ImportError as error:
             raise ConfigError(f"--store {config.store} needs valkey-py: pip install 'statecell-server[valkey]'") from error
         try:

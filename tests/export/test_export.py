@@ -10,7 +10,7 @@ import pytest
 import torch
 from statecell.spec import SPEC_KEY, ModelSpec
 from statecell_export import ExampleError, export
-from statecell_export.torchscript import load
+from statecell_export.writing.torchscript import load
 from torch import Tensor, nn
 
 from tests.export.zoo import SCRIPT_ONLY, ZOO

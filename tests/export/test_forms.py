@@ -8,10 +8,10 @@ import onnxruntime
 import pytest
 import torch
 from statecell_export import ExportError, ModuleRefusedError, Report, export
-from statecell_export.forms import FORMS
-from statecell_export.graph import graphs
-from statecell_export.recurrent import Array
-from statecell_export.runners import signature_in
+from statecell_export.proving.runners import signature_in
+from statecell_export.reading.recurrent import Array
+from statecell_export.writing.forms import FORMS
+from statecell_export.writing.graph import graphs
 from torch import nn
 from torch.nn.utils import parametrizations
 

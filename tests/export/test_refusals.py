@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from statecell_export import ExampleError, ExportError, ModuleRefusedError, VerificationError, export, torchscript
-from statecell_export import recipes as recipes_module
-from statecell_export.build import direct
+from statecell_export import ExampleError, ExportError, ModuleRefusedError, VerificationError, export
+from statecell_export.writing import recipes as recipes_module
+from statecell_export.writing import torchscript
+from statecell_export.writing.build import direct
 from torch import Tensor, nn
 
 from tests.export.zoo import Packed, X

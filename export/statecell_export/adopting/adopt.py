@@ -1,0 +1,173 @@
+"""A stranger's ONNX file made servable: its states found or lifted out, its axes named, and both proven by running it."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+from statecell.spec import SPEC_KEY, ModelSpec, SpecError, StateSpec, TensorSpec
+
+from statecell_export.adopting.states import direction, hidden_size, pairs_in
+from statecell_export.adopting.states import initial as initial_states
+from statecell_export.adopting.states import lift as lift_states
+from statecell_export.adopting.stranger import load, nested, random, recurrent_nodes, run, values, with_constants
+from statecell_export.adopting.trial import Trial, try_axes
+from statecell_export.errors import GraphRefusedError
+from statecell_export.proving.grid import Case, Ledger, cases, chunked, chunks, difference, long_cases
+from statecell_export.proving.runners import Arrays, Runner, runner, signature_in, signature_out
+from statecell_export.reading.example import parse
+from statecell_export.report import Proof, Report, describe, versions
+from statecell_export.repository import check_name, new_version
+from statecell_export.writing.graph import value_info
+from statecell_export.writing.recipes import ONNX
+
+
+def adopt(
+    path: str | Path,
+    *,
+    name: str,
+    out: str | Path = "models",
+    version: int = 1,
+    states: Mapping[str, str] | None = None,
+    constants: Mapping[str, str] | None = None,
+    example: Sequence[str] = (),
+) -> Report:
+    """Put an ONNX file from anywhere into the repository, with a spec inside.
+
+    >>> adopt("vad.onnx", name="vad", states={"state": "stateN"}, constants={"sr": "16000"})
+
+    states: state input -> output, where names and shapes do not tell. constants: inputs that are to have one value, as text.
+    example: lines such as "input:float32[batch,512]", where the file leaves open which axis is what.
+
+    Raises GraphRefusedError, ExampleError, VerificationError; nothing is written then.
+    """
+    began = time.perf_counter()
+    check_name(name, version)
+    original = load(Path(path))
+    constants = constants or {}
+    fixed = with_constants(original, constants)
+    model, spec = _with_spec(fixed, name, named=states or {}, lines={line.name: line for line in map(parse, example)})
+    helper.set_model_props(model, {entry.key: entry.value for entry in model.metadata_props} | {SPEC_KEY: spec.to_json()})
+    with new_version(out, name, version) as folder:
+        onnx.save(model, folder / ONNX)
+        proof = _prove(spec, fixed, runner(folder / ONNX, spec))
+        report = Report(
+            spec=spec,
+            path=Path(out) / name / str(version),
+            recipe="adopt",
+            form="as it was",
+            proof=proof,
+            accuracy=proof.worst,
+            ranges={tensor.name: (0, 1) for tensor in spec.inputs if np.dtype(tensor.dtype).kind != "f"},
+            artifacts={ONNX: describe(folder / ONNX)},
+            versions=versions(),
+            seconds=round(time.perf_counter() - began, 3),
+            notes=tuple(f"input {key!r} is {value}" for key, value in constants.items()),
+        )
+        (folder / "report.json").write_text(report.to_json())
+    return report
+
+
+def _with_spec(
+    file: onnx.ModelProto, name: str, named: Mapping[str, str], lines: Mapping[str, TensorSpec]
+) -> tuple[onnx.ModelProto, ModelSpec]:
+    """The model with its states in its signature, and its spec."""
+    inputs, outputs = values(file.graph.input), values(file.graph.output)
+    for line in lines:
+        if line not in {value.name for value in inputs}:
+            raise GraphRefusedError(f"example {line!r} is no input; the inputs are {', '.join(value.name for value in inputs)}")
+    pairs = pairs_in(inputs, outputs, named)
+    if not pairs and not recurrent_nodes(file) and not nested(file):
+        raise GraphRefusedError(
+            "the model has no LSTM, GRU or RNN node and no state in its signature; name one by --state IN:OUT"
+        )
+    trial = try_axes(file, pairs, lines)
+    model = onnx.ModelProto()
+    model.CopyFrom(file)
+    reason = _unliftable(file, trial, pairs)
+    given = [StateSpec(v.name, pairs[v.name], v.dtype, trial.shapes[v.name]) for v in inputs if v.name in pairs]
+    lifted = [] if reason else _lift(model, trial)
+    try:
+        spec = ModelSpec(
+            name=name,
+            inputs=tuple(TensorSpec(v.name, v.dtype, trial.shapes[v.name]) for v in inputs if v.name not in pairs),
+            outputs=tuple(TensorSpec(v.name, v.dtype, trial.shape_of(v.name)) for v in outputs if v.name not in pairs.values()),
+            states=(*given, *lifted),
+            streamable=not reason,
+            reason=reason,
+            min_batch=2 if any(node.op_type == "RNN" for node in recurrent_nodes(model)) else 1,
+        )
+    except SpecError as error:
+        raise GraphRefusedError(f"the states do not fit: {error}") from None
+    del model.graph.input[:], model.graph.output[:], model.graph.value_info[:]
+    model.graph.input.extend(map(value_info, signature_in(spec)))
+    model.graph.output.extend(map(value_info, signature_out(spec)))
+    reason = reason or _cut_reason(spec, run(model))
+    return model, replace(spec, streamable=not reason, reason=reason)
+
+
+def _unliftable(model: onnx.ModelProto, trial: Trial, pairs: Mapping[str, str]) -> str:
+    """Why states inside cannot be lifted out, "" where they can, or where the signature has them."""
+    for node in recurrent_nodes(model):
+        where = f"node {node.name!r} ({node.op_type})"
+        if direction(node) != "forward":
+            return f"{where} is {direction(node)}: it begins at the end of the sequence"
+        if not pairs and not trial.begins_with_zeros(node):
+            initial = ", ".join(dict.fromkeys(filter(None, initial_states(node))))
+            return f"{where} begins with a learned or computed state {initial!r}; export the model with that state as an input"
+    inside = [] if pairs else nested(model)
+    return f"{inside[0]} keeps its state inside; export the model with the state as an input and an output" if inside else ""
+
+
+def _lift(model: onnx.ModelProto, trial: Trial) -> list[StateSpec]:
+    """Lift out what begins with zeros; the other states are in the signature."""
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    nodes = [node for node in recurrent_nodes(model) if trial.begins_with_zeros(node)]
+    sizes = [(hidden_size(node, constants), trial.rows(node)) for node in nodes]
+    return lift_states(model, nodes, sizes)
+
+
+def _cut_reason(spec: ModelSpec, call: Runner) -> str:
+    """Why the model cannot be run in chunks, "" where it can."""
+    if not spec.has_time:
+        return ""
+    for output in spec.outputs:
+        if output.time_axis is None:
+            return f"output {output.name!r} has no time axis: it is one for a whole sequence"
+    for case in long_cases(spec):
+        changed = difference(spec, call, _feed(spec, case, np.random.default_rng(1)), 1e-5)
+        if changed:
+            return f"{changed}: the model looks across time steps"
+    return ""
+
+
+def _feed(spec: ModelSpec, case: Case, generator: np.random.Generator) -> Arrays:
+    feed = {t.name: random(t.dtype, t.sized(seq_len=case.seq_len, batch=case.batch), generator) for t in spec.inputs}
+    for state in spec.states:
+        fresh = state.fresh(case.batch)
+        feed[state.input] = random(state.dtype, fresh.shape, generator) if case.state == "random" else fresh
+    return feed
+
+
+def _prove(spec: ModelSpec, model: onnx.ModelProto, adopted: Runner) -> Proof:
+    """The adopted model against the file as it was, `model`, and against itself in chunks."""
+    widest = max((max(tensor.dims) for tensor in model.graph.initializer if len(tensor.dims) > 1), default=1)
+    ledger, generator = Ledger((2 * widest) ** 0.5 * 2.0**-24), np.random.default_rng(2)
+    original, takes = run(model), {value.name for value in values(model.graph.input)}
+    lifted = any(state.input not in takes for state in spec.states)
+    for case in cases(spec):
+        feed = _feed(spec, case, generator)
+        if case.state == "zero" or not lifted:
+            want = original({name: array for name, array in feed.items() if name in takes})
+            ledger.check(ONNX, f"whole, {case}", adopted(feed), want, want)
+    for case in long_cases(spec) if spec.streamable else ():
+        feed = _feed(spec, case, generator)
+        parts = chunks(spec, feed)
+        want = adopted(feed) if spec.has_time else chunked(spec, original, parts)
+        ledger.check(ONNX, f"in chunks, {case}", chunked(spec, adopted, parts), want, want)
+    return Proof(
+        spec.streamable, spec.reason, "float32, the file as it was", ledger.cases, ledger.worst, ledger.tolerance, ledger.own
+    )

@@ -1,0 +1,111 @@
+"""The states of an ONNX graph: pairs in its signature, and those inside that can be lifted out."""
+
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx
+from onnx import helper
+from statecell.spec import BATCH, Shape, StateSpec
+
+from statecell_export.adopting.stranger import Value
+from statecell_export.errors import GraphRefusedError
+from statecell_export.reading.lift import next_name
+from statecell_export.reading.recurrent import Array
+from statecell_export.writing.graph import Graph
+
+_NOISE = re.compile(
+    r"(?:^|_)(?:in|out|input|output|next|new|prev|previous|last|init|initial|updated|n|0|1|t)(?=_|$)|(?<=[a-z])[nN0]$"
+)
+
+
+def pairs_in(inputs: Sequence[Value], outputs: Sequence[Value], named: Mapping[str, str]) -> dict[str, str]:
+    """State input -> state output: those named by hand, else those whose names and shapes match. Raises GraphRefusedError."""
+    by_name = {value.name: value for value in inputs}, {value.name: value for value in outputs}
+    for before, after in named.items():
+        for name, known, kind in ((before, by_name[0], "input"), (after, by_name[1], "output")):
+            if name not in known:
+                raise GraphRefusedError(f"state {before}:{after}: the model has no {kind} {name!r}, it has {', '.join(known)}")
+        if not _fit(by_name[0][before], by_name[1][after]):
+            raise GraphRefusedError(
+                f"state {before}:{after} does not fit: {before} is {_described(by_name[0][before])}, "
+                f"{after} is {_described(by_name[1][after])}"
+            )
+    if named:
+        return dict(named)
+    found: dict[str, str] = {}
+    for value in inputs:
+        alike = [o for o in outputs if o.name not in found.values() and _stem(o.name) == _stem(value.name) and _fit(value, o)]
+        if len(alike) == 1 and np.dtype(value.dtype).kind == "f" and value.dims:
+            found[value.name] = alike[0].name
+    return found
+
+
+def _stem(name: str) -> str:
+    """h_0, hn and h_out are all h; state and stateN are both state."""
+    snake = re.sub(r"(?<=[a-z])(?=[A-Z][a-z])", "_", name)
+    while (shorter := _NOISE.sub("", snake)) not in {snake, ""}:
+        snake = shorter
+    return snake.lower().strip("_")
+
+
+def _fit(before: Value, after: Value) -> bool:
+    if not after.dims:  # an output whose shape the file does not say
+        return before.dtype == after.dtype
+    sizes = zip(before.dims, after.dims, strict=False)
+    return (
+        before.dtype == after.dtype
+        and len(before.dims) == len(after.dims)
+        and all(a == b for a, b in sizes if isinstance(a, int) and isinstance(b, int))
+    )
+
+
+def _described(value: Value) -> str:
+    return f"{value.dtype}[{', '.join('?' if size is None else str(size) for size in value.dims)}]"
+
+
+def initial(node: onnx.NodeProto) -> list[str]:
+    """The names of a recurrent node's initial states, "" for one that is absent."""
+    wanted = 2 if node.op_type == "LSTM" else 1
+    given = list(node.input[5 : 5 + wanted])
+    return given + [""] * (wanted - len(given))
+
+
+def direction(node: onnx.NodeProto) -> str:
+    """forward, reverse or bidirectional."""
+    return next((attribute.s.decode() for attribute in node.attribute if attribute.name == "direction"), "forward")
+
+
+def lift(model: onnx.ModelProto, nodes: Sequence[onnx.NodeProto], sizes: Sequence[tuple[int, int | None]]) -> list[StateSpec]:
+    """Make the states of these nodes inputs and outputs of the graph, in place.
+
+    sizes: of each, hidden_size and the number of rows where it is fixed, None where that is the batch.
+    """
+    taken = {name for node in model.graph.node for name in (*node.input, *node.output)}
+    states: list[StateSpec] = []
+    for number, (node, (hidden, batch)) in enumerate(zip(nodes, sizes, strict=True)):
+        inner = Graph(f"/state_{number}")
+        before = node.input[:5]
+        node.input[:] = [*before, *[""] * (5 - len(before))]
+        node.output[:] = [*node.output, *[""] * (3 - len(node.output))][: 1 + len(initial(node))]
+        for place, letter in enumerate("hc"[: len(initial(node))], 1):
+            name = f"{letter}_0" if len(nodes) == 1 else f"layer{number}_{letter}_0"
+            while {name, next_name(name)} & taken:
+                name = f"lifted_{name}"
+            node.input.append(name)
+            node.output[place] = node.output[place] or inner.name("state")
+            inner.add_many("Identity", [node.output[place]], [next_name(name)])
+            shape: Shape = (1, BATCH if batch is None else batch, hidden)
+            states.append(StateSpec(name, next_name(name), "float32", shape))
+        model.graph.node.extend(inner.nodes)
+    return states
+
+
+def hidden_size(node: onnx.NodeProto, constants: Mapping[str, Array]) -> int:
+    """From the attribute, else from the recurrence weights [1, gates * hidden, hidden]."""
+    named = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+    if "hidden_size" in named:
+        return int(named["hidden_size"])
+    if node.input[2] in constants:
+        return int(constants[node.input[2]].shape[2])
+    raise GraphRefusedError(f"node {node.name!r} ({node.op_type}) has no hidden_size and its weights are computed")

@@ -1,0 +1,1 @@
+"""Artifacts run as a server runs them, and compared. Stands on `reading` and `writing`."""

@@ -1,0 +1,215 @@
+"""What a module takes, gives and remembers, found by running it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from statecell.spec import BATCH, SEQ_LEN, ModelSpec, Shape, SpecError, StateSpec, TensorSpec
+from torch import Tensor, nn
+
+from statecell_export.errors import ModuleRefusedError
+from statecell_export.reading.axes import SIZES, NoSymbolError, symbolic
+from statecell_export.reading.example import Arguments, Leaf
+from statecell_export.reading.lift import COMPUTED, GIVEN, LIFTED, Chain, Plan, next_name, paths, state_names
+from statecell_export.reading.naming import stateless, with_axes, with_lengths
+from statecell_export.reading.observe import Observation, dtype_name, observe
+from statecell_export.reading.recurrent import Cell, kind
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A module's signature, and how its tensors map to forward's."""
+
+    spec: ModelSpec
+    plan: Plan
+    leaves: tuple[Leaf, ...]  # one for each of the spec's inputs
+    loops: bool  # forward calls a cell once for each time step
+    packed: bool
+
+
+def probe(module: nn.Module, arguments: Arguments, name: str) -> Probe:
+    """Find axes, states and outputs of `module` (in eval mode). Raises ModuleRefusedError, ExampleError."""
+    generator = torch.Generator().manual_seed(0)
+    first = observe(module, arguments, {leaf.name: leaf.value for leaf in arguments.leaves})
+    _same_again(module, arguments, first)
+    _passed_on(module, first)
+    arguments = with_lengths(module, arguments, first)
+    arguments = with_axes(module, arguments, first, generator)
+
+    def at(seq_len: int, batch: int, zero: frozenset[str] = frozenset()) -> Observation:
+        tensors = {leaf.name: leaf.sized(seq_len=seq_len, batch=batch, generator=generator) for leaf in arguments.leaves}
+        return observe(module, arguments, {k: v * 0 if k in zero else v for k, v in tensors.items()})
+
+    seen = [at(*sizes) for sizes in SIZES]
+    if len({len(one.roots) for one in seen}) > 1:
+        raise ModuleRefusedError(_changed(paths(module)[seen[0].roots[0].module]))
+    shapes = [_result_shape(seen, place) for place in range(len(seen[0].results))]
+    given = _given(arguments, seen[0], at, shapes)
+    chains = _chains(module, seen, bool(given))
+    if not chains and not given:
+        raise stateless(module)
+    results = _results(seen[0], [place for _, place in given])
+    state_leaves = {leaf_name for leaf_name, _ in given}
+    renamed = _state_input_names([leaf_name for leaf_name, _ in given], seen[0])
+    inputs = tuple(leaf for leaf in arguments.leaves if leaf.name not in state_leaves)
+    plan = Plan(
+        arguments=arguments.flat,
+        structure=arguments.structure,
+        tensors=tuple(leaf.name for leaf in inputs),
+        given=given,
+        chains=chains,
+        results=tuple(results),
+    )
+    by_name = {leaf.name: leaf for leaf in arguments.leaves}
+    states = [_state(renamed[leaf], by_name[leaf].shape, by_name[leaf].value.dtype) for leaf, _ in given]
+    for number, chain in enumerate(chains):
+        states.extend(
+            _state(n, shape, torch.float32) for n, shape in zip(chain.names, _chain_shapes(seen, chain, number), strict=False)
+        )
+    if plan.started:
+        states.append(_state("started", (BATCH, 1), torch.float32))
+    try:
+        spec = ModelSpec(
+            name=name,
+            inputs=tuple(TensorSpec(leaf.name, dtype_name(leaf.value.dtype), leaf.shape or ()) for leaf in inputs),
+            outputs=tuple(
+                TensorSpec(output, dtype_name(seen[0].results[place].dtype), shapes[place] or ())
+                for output, place in zip(_output_names(seen[0], results), results, strict=True)
+            ),
+            states=tuple(states),
+        )
+    except SpecError as error:
+        raise ModuleRefusedError(f"{type(module).__name__}: {error}") from None
+    roots = list(zip(*(one.roots for one in seen), strict=True))
+    loops = any(isinstance(root[0].module, Cell) and len({r.seq_len for r in root}) > 1 for root in roots)
+    return Probe(spec, plan, inputs, loops, any(root.packed for root in seen[0].roots))
+
+
+def _same_again(module: nn.Module, arguments: Arguments, first: Observation) -> None:
+    again = observe(module, arguments, {leaf.name: leaf.value for leaf in arguments.leaves})
+    for before, after in zip(first.results, again.results, strict=True):
+        if _is_tensor(before) and not torch.equal(before, after):
+            raise ModuleRefusedError(
+                f"{type(module).__name__}.forward gives another result when called again with the same input: it draws random "
+                "numbers (an initial state from torch.randn, dropout without training=self.training) or keeps state in self; "
+                "start from zeros, and take a kept state as an argument and return it"
+            )
+
+
+def _passed_on(module: nn.Module, first: Observation) -> None:
+    """A cell that is called again must be given the state that it returned, so that its calls are one recurrence."""
+    cells = [root.module for root in first.roots if isinstance(root.module, Cell)]
+    for number, root in enumerate(first.roots):
+        earlier = root.module in [before.module for before in first.roots[:number]]
+        if earlier and root.module in cells and root.states is not None and any(map(torch.any, root.states)):
+            raise ModuleRefusedError(_changed(paths(module).get(root.module, "?")))
+
+
+def _changed(path: str) -> str:
+    return (
+        f"submodule {path!r}: a loop calls it with another state than it returned; pass its state on unchanged, and apply what "
+        "changes it to the cell's input or output instead"
+    )
+
+
+def _result_shape(seen: list[Observation], place: int) -> Shape | None:
+    """The shape in symbols of one of forward's results; None for what is not a tensor."""
+    results = [one.results[place] for one in seen]
+    if not all(map(_is_tensor, results)):
+        return None
+    try:
+        return symbolic([tuple(result.shape) for result in results])
+    except NoSymbolError as error:
+        raise ModuleRefusedError(f"result {place} of forward {error}; return it unflattened, one for each step") from None
+
+
+def _given(
+    arguments: Arguments, seen: Observation, at: Callable[..., Observation], shapes: list[Shape | None]
+) -> tuple[tuple[str, int], ...]:
+    """The arguments that are states, and the results that carry them on.
+
+    A state is float, has no time axis, is not the first argument, and comes back in its own shape: where several results
+    have that shape, those that a recurrent module gave as its state, else the last ones, as PyTorch's own modules return it.
+    """
+    latest = [state for states in seen.latest for state in states]
+    pairs: list[tuple[str, int]] = []
+    free = list(range(len(shapes)))
+    free.sort(key=lambda place: any(seen.results[place] is state for state in latest))
+    for leaf in reversed(arguments.leaves[1:]):
+        if leaf.value.is_floating_point() and leaf.shape is not None and SEQ_LEN not in leaf.shape:
+            fitting = [i for i in free if shapes[i] == leaf.shape and seen.results[i].dtype == leaf.value.dtype]
+            if fitting:
+                pairs.insert(0, (leaf.name, fitting[-1]))
+                free.remove(fitting[-1])
+    if not pairs or not seen.roots:
+        return tuple(pairs)
+    zeroed = at(*SIZES[0], frozenset(name for name, _ in pairs))
+    begins = [
+        root.states is not None and any(map(torch.any, root.states)) and not any(map(torch.any, zero.states or ()))
+        for root, zero in zip(seen.roots, zeroed.roots, strict=True)
+    ]
+    return tuple(pairs) if any(begins) else ()
+
+
+def _chains(module: nn.Module, seen: list[Observation], given: bool) -> tuple[Chain, ...]:
+    """How each recurrence begins, and the names of its states."""
+    where = paths(module)
+    called = [root.module for root in seen[0].roots]
+    begins = []
+    for number, root in enumerate(seen[0].roots):
+        if root.module not in where:
+            raise ModuleRefusedError(
+                f"forward calls a {type(root.module).__name__} that is no submodule of it; assign it to self"
+            )
+        starts = [one.roots[number].states for one in seen]
+        zero = all(states is None or not any(map(torch.any, states)) for states in starts)
+        begins.append(LIFTED if zero else GIVEN if given else COMPUTED)
+    alone = len(begins) == 1
+    return tuple(
+        Chain(
+            where[owner],
+            how,
+            () if how == GIVEN else state_names(where[owner], owner, alone=alone, call=called[:number].count(owner)),
+        )
+        for number, (owner, how) in enumerate(zip(called, begins, strict=True))
+    )
+
+
+def _chain_shapes(seen: list[Observation], chain: Chain, number: int) -> list[Shape]:
+    shapes = [[tuple(state.shape) for state in states] for states in zip(*(one.latest[number] for one in seen), strict=True)]
+    try:
+        return [symbolic(sizes) for sizes in shapes]
+    except NoSymbolError as error:
+        raise ModuleRefusedError(
+            f"submodule {chain.path!r}: its state {error}; give it an input of [seq_len, batch, …]"
+        ) from None
+
+
+def _results(seen: Observation, carried: list[int]) -> list[int]:
+    """The results that are outputs: tensors that are no state. Where forward returns states alone, the first is one."""
+    states = [state for latest in seen.latest for state in latest]
+    tensors = [i for i, result in enumerate(seen.results) if _is_tensor(result) and i not in carried]
+    outputs = [i for i in tensors if not any(seen.results[i] is state for state in states)]
+    return outputs or tensors[:1] or carried[:1]
+
+
+def _output_names(seen: Observation, places: list[int]) -> list[str]:
+    """The keys or fields under which forward returns them; else y, y_1, …"""
+    keys = [seen.keys[place] for place in places]
+    return keys if all(keys) and len(set(keys)) == len(keys) else ["y" if n == 0 else f"y_{n}" for n in range(len(keys))]
+
+
+def _state_input_names(leaves: list[str], seen: Observation) -> dict[str, str]:
+    """h_0 for one given state, h_0 and c_0 for those of one LSTM, else forward's own names."""
+    one_lstm = len(seen.roots) == 1 and kind(seen.roots[0].module) == "LSTM"
+    usual = ["h_0"] if len(leaves) == 1 else ["h_0", "c_0"] if len(leaves) == 2 and one_lstm else leaves
+    return dict(zip(leaves, usual, strict=True))
+
+
+def _state(name: str, shape: Shape | None, dtype: torch.dtype) -> StateSpec:
+    return StateSpec(name, next_name(name), dtype_name(dtype), shape or ())
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, Tensor)

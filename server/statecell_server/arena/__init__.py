@@ -1,0 +1,1 @@
+"""Where states are: rows that are written once. Knows no session and no runtime."""

@@ -1,0 +1,112 @@
+"""Ledger: where sessions move on by the steps that have run, or do not."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from itertools import repeat
+
+from statecell_server.arena.arena import StateArena
+from statecell_server.batching.journal import Journal
+from statecell_server.batching.scheduler import Scheduler
+from statecell_server.batching.step import Step
+from statecell_server.errors import InternalError, StepOutOfOrder
+from statecell_server.sessions.sessions import Session
+
+log = logging.getLogger(__name__)
+
+Move = tuple[Session, tuple[int, ...], bytes]
+"""A session, its new slots, and its reply."""
+
+
+class Ledger:
+    """Commits the steps of one model and tells those who wait. Belongs to the event loop."""
+
+    def __init__(self, arena: StateArena, scheduler: Scheduler, journal: Journal | None, changed: Callable[[], None]) -> None:
+        """`changed` is called when steps were committed some time after they had run."""
+        self._arena = arena
+        self._scheduler = scheduler
+        self._journal = journal
+        self._changed = changed
+        self._writing: set[asyncio.Task[None]] = set()
+
+    def close(self, steps: Sequence[Step]) -> None:
+        """The steps are over. What durable sessions did is written before it is committed, while others go on."""
+        if self._journal is not None and (due := [step for step in steps if self._journal.due(step)]):
+            steps = [step for step in steps if step not in due]
+            for step in due:
+                step.writing = True
+            task = asyncio.get_running_loop().create_task(self._write(due, self._journal))
+            self._writing.add(task)
+            task.add_done_callback(self._writing.discard)
+        self.commit(steps)
+
+    async def _write(self, steps: Sequence[Step], journal: Journal) -> None:
+        try:
+            await journal.write(steps)
+        except Exception as error:
+            log.exception("a write failed")
+            for step in steps:
+                step.fail_all(InternalError(f"the write failed: {error}"))
+        self.commit(steps)
+        self._changed()
+
+    def commit(self, steps: Sequence[Step]) -> None:
+        """All of them, and only then is anybody told."""
+        freed: list[int] = []
+        for step in steps:
+            self._commit(step, freed)
+        self._arena.free(freed)
+        for step in steps:
+            # Off the step first: a waiter holds its steps, and a circle would be the garbage collector's to find.
+            waiters, step.waiters = step.waiters, []
+            for waiter in waiters:
+                waiter.settle()
+
+    def _commit(self, step: Step, freed: list[int]) -> None:
+        """The one place where a session's state moves on, or, where its step failed or nobody waits for it, does not."""
+        seq_len, replied = step.inputs.seq_len, step.inputs.seq_len if step.repeatable else 0
+        moves: Iterable[Move] = zip(step.sessions, step.slots_of_each(), step.replies or repeat(b""), strict=False)
+        if step.errors or not step.waiters:
+            moves = self._refuse(step, moves, freed)
+        for session, slots, reply in moves:
+            freed += session.slots
+            session.slots, session.loaded = slots, None
+            session.step_index += seq_len
+            session.replied, session.reply = replied, reply
+        if step.fences:
+            for position, fence in step.fences.items():
+                if position not in step.errors:
+                    step.sessions[position].fence = fence
+        self._scheduler.finish(step)
+
+    def _refuse(self, step: Step, moves: Iterable[Move], freed: list[int]) -> list[Move]:
+        """Gives back those that are to be made."""
+        made = []
+        for position, move in enumerate(moves):
+            if position in step.errors or not (step.waiters or position in step.fences):
+                freed += move[1]
+                self._doom(move[0], step)
+            else:
+                made.append(move)
+        return made
+
+    @staticmethod
+    def _doom(session: Session, step: Step) -> None:
+        """The steps that the session has pending on top of one that was not applied cannot be applied either."""
+        error = step.errors.get(step.position_of(session))
+        passing = error if session.durable and error is not None and error.retry_seconds is not None else None
+        expected = session.step_index
+        for later in session.pending[session.pending.index(step) + 1 :]:
+            if later.start_of(session) == expected:  # placed when nobody waited for that one any more
+                expected = later.stop_of(session)
+                continue
+            later.fail(
+                session,
+                passing
+                or StepOutOfOrder(
+                    f"session {session.id} is at step_index {session.step_index}: "
+                    f"what came before this step (step_index {later.start_of(session)}) was not applied",
+                    session_id=session.id,
+                    expected_step_index=session.step_index,
+                ),
+            )

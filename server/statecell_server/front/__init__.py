@@ -1,1 +1,0 @@
-"""The front: gRPC over HTTP/2 on the event loop, in place of grpcio's own server. Knows no message of ours."""

@@ -1,0 +1,65 @@
+"""Sequence: a sequence id that is in use."""
+
+import asyncio
+
+from statecell_server.errors import InvalidRequest
+from statecell_server.protocols.oip.turn import Turn
+
+REMEMBERED_IDS = 16
+"""Request ids of a live sequence that are recognised when they come again."""
+
+
+class Sequence:
+    """Takes one request after the other, in the order of their arrival, and knows those that it has taken."""
+
+    __slots__ = ("_applied", "_waiting", "busy", "session_id")
+
+    def __init__(self, session_id: str) -> None:
+        """`session_id`: of the session that is behind it, if there is one."""
+        self.session_id = session_id
+        self.busy = False  # a request is not answered
+        self._waiting: list[asyncio.Future[None]] = []  # those behind it
+        self._applied: dict[str, tuple[int, int]] = {}  # by request id: (step_index before it, its content)
+
+    async def wait(self) -> None:
+        """Until all requests that came before are answered."""
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if not turn.cancelled():  # it was this one's turn already
+                self.leave()
+            raise
+
+    def leave(self) -> None:
+        """A request is answered: it is the next one's turn."""
+        while self._waiting:
+            turn = self._waiting.pop(0)
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self.busy = False
+
+    def repeated(self, turn: Turn) -> int | None:
+        """The step_index of the request that this one repeats, if it does. Raises InvalidRequest."""
+        index, content = self._applied.get(turn.request_id, (None, 0))
+        if index is not None and content != turn.content():
+            raise InvalidRequest(
+                f"request id {turn.request_id!r} was used for another step of sequence {turn.sequence_id!r}; "
+                "give each request its own id, or none",
+                field="id",
+            )
+        return index
+
+    def begin(self, session_id: str) -> None:
+        """It has a new session, that has taken nothing."""
+        self.session_id = session_id
+        self._applied.clear()
+
+    def apply(self, turn: Turn, index: int) -> None:
+        """The turn was the step at `index`."""
+        if turn.request_id:
+            self._applied[turn.request_id] = index, turn.content()
+            if len(self._applied) > REMEMBERED_IDS:
+                del self._applied[next(iter(self._applied))]

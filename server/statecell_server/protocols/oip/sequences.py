@@ -1,0 +1,173 @@
+"""Sequences: sessions that clients name themselves, begin and end by flags, and step without counting."""
+
+import contextlib
+from collections.abc import Mapping
+
+from statecell.spec import ModelSpec
+from statecell.tensor import Array
+
+from statecell_server.batching.inputs import check_outputs, split_states
+from statecell_server.engine.engine import Engine
+from statecell_server.errors import InvalidRequest, SessionExists, SessionLost, SessionNotFound, StatecellError, StepOutOfOrder
+from statecell_server.protocols.oip.ended import Ended
+from statecell_server.protocols.oip.roll import Roll
+from statecell_server.protocols.oip.sequence import Sequence
+from statecell_server.protocols.oip.turn import Answer, Key, Turn, session_id
+from statecell_server.sessions.sessions import Session
+
+
+class Sequences:
+    """`answer = await sequences.step(Turn("lstm", "", "42", {"x": x}, start=True))`. Belongs to the event loop."""
+
+    def __init__(self, engine: Engine, roll: Roll) -> None:
+        self._engine = engine
+        self._known = engine.sessions.known
+        self._roll = roll
+        self._sequences: dict[Key, Sequence] = {}
+        self._prune_at = 1024
+        self._ended = Ended()
+
+    async def step(self, turn: Turn) -> Answer:
+        """Advances the sequence, and begins or ends it where the turn says so.
+
+        A step that fails leaves the sequence as it was: not begun if it was the first, not ended if it was to be the last.
+        Raises SessionNotFound, SessionExpired, SessionLost, SessionExists, InvalidRequest, and as Engine.create and step do.
+        """
+        sequence = self._sequences.get(turn.key) or self._add(turn.key)
+        if sequence.busy:
+            await sequence.wait()
+        sequence.busy = True
+        try:
+            session = self._known(sequence.session_id) or await self._attached(sequence, turn)
+            if session is None and (ended := self._ended.repeated(turn)) is not None:
+                return ended
+            index = sequence.repeated(turn) if session is not None else None
+            if index is None and turn.start:
+                return await self._begin(sequence, turn, session)
+            if session is None:
+                raise self._absent(turn)
+            return await self._advance(sequence, session, turn, index)
+        finally:
+            sequence.leave()
+            if not sequence.busy and self._known(sequence.session_id) is None:
+                self._forget(turn.key)
+
+    def _add(self, key: Key) -> Sequence:
+        """An id that is not in use; now and then, those are forgotten whose sessions have expired."""
+        if len(self._sequences) > self._prune_at:
+            for old in [k for k, s in self._sequences.items() if not s.busy and self._known(s.session_id) is None]:
+                self._forget(old)
+            self._prune_at = 2 * len(self._sequences) + 1024
+        sequence = self._sequences[key] = Sequence(session_id(key))
+        return sequence
+
+    def _forget(self, key: Key) -> None:
+        """The id is not in use any more."""
+        self._sequences.pop(key, None)
+        self._roll.end(session_id(key))
+
+    async def _attached(self, sequence: Sequence, turn: Turn) -> Session | None:
+        """A durable sequence that is here or in the store."""
+        name = session_id(turn.key, durable=True)
+        session = self._known(name)
+        if session is None and (turn.durable or not turn.start):
+            try:
+                session = await self._engine.attach(name)
+            except SessionNotFound:
+                return None
+        if session is not None:
+            sequence.session_id = name
+        return session
+
+    async def _begin(self, sequence: Sequence, turn: Turn, live: Session | None) -> Answer:
+        """With as many rows as the inputs have, from the initial state that they bring, if any."""
+        if live is not None:
+            if not turn.replace:
+                raise SessionExists(
+                    f"sequence {turn.sequence_id!r} of model {turn.model!r} is live at step_index "
+                    f"{live.step_index}: end it with sequence_end, or send sequence_replace with sequence_start",
+                    model=turn.model,
+                    sequence_id=turn.sequence_id,
+                )
+            await self._delete(live)
+        spec = self._engine.models.get(turn.model, turn.version).spec
+        inputs, states = split_states(spec, turn.tensors)
+        rows = _rows(spec, inputs)
+        name = session_id(turn.key, durable=turn.durable)
+        session = await self._engine.create(
+            turn.model, turn.version, batch=rows, state=states, durable=turn.durable, session_id=name
+        )
+        sequence.begin(session.id)
+        if not session.durable:
+            self._roll.begin(session.id)
+        self._ended.forget(turn.key)
+        try:
+            return await self._advance(sequence, session, turn)
+        except BaseException:
+            await self._delete(session)
+            raise
+
+    async def _advance(self, sequence: Sequence, session: Session, turn: Turn, repeated: int | None = None) -> Answer:
+        """`repeated`: the step_index of the request that the turn repeats, if it does."""
+        runner = session.runner
+        if turn.version not in ("", runner.version):
+            raise InvalidRequest(
+                f"sequence {turn.sequence_id!r} was started on version {runner.version}, the request says {turn.version}",
+                field="model_version",
+            )
+        check_outputs(turn.outputs, runner.output_names)
+        tensors = split_states(runner.spec, turn.tensors)[0] if turn.start else turn.tensors
+        wanted = turn.step_index if repeated is None else repeated
+        index = session.next_index if wanted is None else wanted
+        try:
+            outputs, step_index = await self._engine.step(session.id, tensors, index)
+        except StepOutOfOrder:
+            moved = self._known(session.id)
+            if wanted is not None or moved is None or moved.next_index == index:
+                raise
+            return await self._advance(sequence, moved, turn)  # another server has moved it on
+        sequence.apply(turn, index)
+        answer = Answer(runner, outputs, step_index)
+        if turn.end:
+            await self._delete(session)
+            self._ended.add(turn, answer)
+        return answer
+
+    async def _delete(self, session: Session) -> None:
+        """Unless somebody else has done so meanwhile."""
+        with contextlib.suppress(SessionNotFound):
+            await self._engine.delete(session.id)
+        self._roll.end(session.id)
+
+    def _absent(self, turn: Turn) -> StatecellError:
+        """Why there is nothing to go on with."""
+        try:
+            self._engine.models.get(turn.model, turn.version)
+            self._engine.sessions.get(session_id(turn.key))
+        except SessionNotFound:
+            if session_id(turn.key) in self._roll:
+                return SessionLost(
+                    f"sequence {turn.sequence_id!r} of model {turn.model!r} was in the memory of a server that has stopped; "
+                    "begin it again with sequence_start",
+                    model=turn.model,
+                    sequence_id=turn.sequence_id,
+                )
+            what = "has ended" if turn.key in self._ended else "was never started here"
+            return SessionNotFound(
+                f"sequence {turn.sequence_id!r} of model {turn.model!r} {what}; begin it with sequence_start",
+                model=turn.model,
+                sequence_id=turn.sequence_id,
+            )
+        except StatecellError as error:
+            return error
+        raise AssertionError("a sequence that is not live has no session")
+
+
+def _rows(spec: ModelSpec, inputs: Mapping[str, Array]) -> int:
+    """As the inputs show it; whether they agree is checked with the step."""
+    for tensor in spec.inputs:
+        array = inputs.get(tensor.name)
+        if array is not None and tensor.batch_axis is not None and array.ndim == len(tensor.shape):
+            rows: int = array.shape[tensor.batch_axis]
+            return max(1, rows)
+    return 1

@@ -1,0 +1,1 @@
+"""statecell.v1, our own protocol."""

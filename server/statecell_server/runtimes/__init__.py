@@ -1,0 +1,1 @@
+"""What runs a model: the only place that knows onnxruntime, onnx, torch and CUDA. Stands on `arena`."""

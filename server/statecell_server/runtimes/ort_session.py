@@ -1,0 +1,133 @@
+"""ONNX Runtime's own sessions and values on a device. The only place that knows onnxruntime."""
+
+import contextlib
+import io
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from statecell.tensor import Array
+
+from statecell_server.device import Device
+from statecell_server.runtimes import cuda
+from statecell_server.runtimes.runtime import LoadError
+
+# Since 1.29 its Linux wheels report their use to their maker, unless they are told not to before they are imported.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+import onnxruntime as ort
+
+ort.set_default_logger_severity(3)
+
+log = logging.getLogger(__name__)
+
+
+class DeviceError(LoadError):
+    """The operator's to mend: the device cannot be used, and the message says what is missing."""
+
+
+class Buffer(NamedTuple):
+    """Memory of the host or of a device, as a binding wants it."""
+
+    kind: str
+    device_id: int
+    dtype: Any
+    shape: Sequence[int]
+    address: int
+
+
+def host(array: Array) -> Buffer:
+    """The array's own memory: it must be contiguous, and outlive the buffer."""
+    assert array.flags.c_contiguous, "a buffer is one piece"
+    return Buffer("cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+
+
+def allocate(shape: Sequence[int], dtype: Any, device: Device) -> Any:
+    """An OrtValue with arbitrary content, beside the memory of any session. Raises DeviceError."""
+    try:
+        return ort.OrtValue.ortvalue_from_shape_and_type(shape, dtype, device.kind, device.index)
+    except Exception as error:
+        raise DeviceError(f"{device} has no room for {list(shape)} of {dtype}: {error}") from error
+
+
+def open_session(content: bytes, device: Device, *, threads: int = 1, memory: int = 0) -> ort.InferenceSession:
+    """A session of the model `content` on the device and nowhere else.
+
+    `memory`: bytes that ONNX Runtime may take on a GPU for weights and intermediate results; 0: as much as it needs.
+    Raises DeviceError where the device cannot be used, and what ONNX Runtime raises where the model cannot be loaded.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if device.kind == "cpu":
+        return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    require(device)
+    options.use_deterministic_compute = True
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")  # for strays
+    providers = [("CUDAExecutionProvider", cuda_options(device, memory)), "CPUExecutionProvider"]
+    session = ort.InferenceSession(content, options, providers=providers, enable_fallback=0)
+    if session.get_providers()[0] != "CUDAExecutionProvider":
+        raise DeviceError(f"{device} cannot be used: ONNX Runtime took {session.get_providers()[0]}; what it logged says why")
+    return session
+
+
+def strays(ort_session: ort.InferenceSession, provider: str) -> str:
+    """Which of the model's nodes run elsewhere than on `provider`, for it has no kernel for them; "" where all run there.
+
+    The session must have been opened with session.record_ep_graph_assignment_info. A few nodes that compute shapes are usual.
+    """
+    placed = [(part.ep_name, node) for part in ort_session.get_provider_graph_assignment_info() for node in part.get_nodes()]
+    away = sorted({node.op_type for name, node in placed if name != provider})
+    count = sum(name != provider for name, _ in placed)
+    return f"{count} of {len(placed)} nodes run on the CPU ({', '.join(away)})" if away else ""
+
+
+def cuda_options(device: Device, memory: int) -> dict[str, str]:
+    """Exact rather than fast: no TF32, whose products have 10 bits, and no algorithm that is chosen by a stopwatch."""
+    options = {"device_id": str(device.index), "use_tf32": "0", "cudnn_conv_algo_search": "DEFAULT"}
+    options["arena_extend_strategy"] = "kSameAsRequested"  # the other takes up to twice what is asked for
+    return options | ({"gpu_mem_limit": str(memory)} if memory else {})
+
+
+def require(device: Device) -> None:
+    """Raises DeviceError where a GPU cannot be used, naming everything that is missing."""
+    version = str(getattr(ort, "cuda_version", "") or "") if "CUDAExecutionProvider" in ort.get_available_providers() else ""
+    if version:
+        with contextlib.redirect_stdout(io.StringIO()) as said:  # it prints; our standard output is for "listening on"
+            ort.preload_dlls()
+        log.debug("preload_dlls: %s", said.getvalue().strip())
+    if lacks := cuda.missing(device.index, version):
+        raise DeviceError(f"{device} cannot be used, what is missing: {'; '.join(lacks)}")
+
+
+class Binding:
+    """The buffers of a run, to be run any number of times; any thread may run its own."""
+
+    def __init__(
+        self, ort_session: ort.InferenceSession, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer], *, feed: bool
+    ) -> None:
+        """`feed`: whether inputs of the host have to be bound again for each run.
+
+        A session on a GPU copies them when they are bound, and never looks at them again.
+        """
+        self._ort_session = ort_session
+        self._binding = ort_session.io_binding()
+        self._fed = [(name, *buffer) for name, buffer in inputs.items() if buffer.kind == "cpu"] if feed else []
+        for name, buffer in inputs.items():
+            self._binding.bind_input(name, *buffer)
+        for name, buffer in outputs.items():
+            self._binding.bind_output(name, *buffer)
+
+    def run(self) -> None:
+        """From the inputs as they are now. Raises what ONNX Runtime raises."""
+        if not self._fed:
+            self._ort_session.run_with_iobinding(self._binding)
+            return
+        for arguments in self._fed:
+            self._binding.bind_input(*arguments)
+        self._binding.synchronize_inputs()
+        self._ort_session.run_with_iobinding(self._binding)
+        self._binding.synchronize_outputs()

@@ -1,0 +1,52 @@
+"""TorchScriptRuntime: `model.pt` in PyTorch, for models that only TorchScript can express. The only place that knows torch."""
+
+import hashlib
+import io
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from statecell.spec import SPEC_KEY, TensorSpec
+from statecell.tensor import Array
+
+from statecell_server.runtimes.runtime import LoadError, Plan, RunError, Runtime, read_spec
+
+
+class TorchScriptRuntime(Runtime):
+    """On the CPU, with `threads` threads within a run (of all models together: PyTorch has one setting a process)."""
+
+    name = "torchscript"
+
+    def __init__(self, path: Path, threads: int = 1) -> None:
+        """Raises LoadError."""
+        super().__init__()
+        torch.set_num_threads(threads)
+        carried = {SPEC_KEY: ""}
+        try:
+            content = path.read_bytes()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)
+                self._module = torch.jit.load(io.BytesIO(content), "cpu", carried).eval()  # type: ignore[no-untyped-call]
+        except Exception as error:
+            raise LoadError(f"{path} cannot be loaded: {error}") from error
+        self.digest = hashlib.sha256(content).hexdigest()
+        self.device = "cpu"
+        text: str | bytes = carried[SPEC_KEY]
+        self.spec = read_spec((text.decode() if isinstance(text, bytes) else text) or None, path)
+
+    def _bind(self, sides: Sequence[Sequence[TensorSpec]], arrays: Sequence[Sequence[Array]]) -> Any:  # noqa: ARG002
+        return [torch.from_numpy(array) for side in arrays[:2] for array in side]
+
+    def run(self, plan: Plan) -> None:
+        try:
+            # Not inference_mode: a traced module may make views of its parameters, which that mode refuses.
+            with torch.no_grad():
+                results = self._module(*plan.bound)
+        except Exception as error:
+            raise RunError(str(error)) from error
+        results = results if isinstance(results, tuple) else (results,)
+        for array, result in zip((*plan.outputs, *plan.next_states), results, strict=True):
+            np.copyto(array, result.numpy())

@@ -1,0 +1,100 @@
+"""The front that is grpcio's own server."""
+
+import asyncio
+from collections import deque
+from typing import Any
+
+import grpc
+
+from statecell_server.transport.exchange import WINDOW, Carrier, Exchange
+from statecell_server.transport.http2.call import Call
+
+
+class GrpcioServer:
+    """Of the same shape as front.Server."""
+
+    def __init__(self, max_message: int) -> None:
+        """`max_message`: bytes of a request at most."""
+        self._server = grpc.aio.server(
+            options=[
+                ("grpc.max_receive_message_length", max_message),
+                ("grpc.max_send_message_length", -1),
+                ("grpc.so_reuseport", 0),
+                # Thousands of sessions come at once after a restart: gRPC's own guard would cancel two thirds of them.
+                ("grpc.server.max_pending_requests", 1_000_000),
+                ("grpc.server.max_pending_requests_hard_limit", 1_000_000),
+                ("grpc.keepalive_permit_without_calls", 1),
+                ("grpc.http2.min_recv_ping_interval_without_data_ms", 5000),
+            ]
+        )
+        self.add_generic_rpc_handlers = self._server.add_generic_rpc_handlers
+        self.add_registered_method_handlers = self._server.add_registered_method_handlers
+
+    async def listen(self, host: str, port: int) -> int:
+        """The port that it listens on: `port`, or a free one where that is 0. Raises OSError."""
+        try:
+            found: int = self._server.add_insecure_port(f"{host}:{port}")
+        except RuntimeError as error:
+            raise OSError(str(error)) from error
+        await self._server.start()
+        return found
+
+    async def stop(self, grace: float) -> None:
+        """No more calls; those that there are have `grace` seconds."""
+        await self._server.stop(grace)
+
+
+def carrier(context: Any) -> Carrier:
+    """The call itself where it can carry an Exchange."""
+    return context if isinstance(context, Call) else GrpcioCall(context)
+
+
+class GrpcioCall:
+    """Reads messages and writes answers in two tasks, as grpc.aio wants it."""
+
+    def __init__(self, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        self._context = context
+        self._answers: deque[Any] = deque()
+        self._error: BaseException | None = None
+        self._changed = asyncio.Event()
+        self._room = asyncio.Event()
+
+    async def exchange(self, exchange: Exchange) -> None:
+        """As front.Call.exchange."""
+        exchange.begin(self._answer, self._fail)
+        self._reader = asyncio.create_task(self._read(exchange))
+        self._reader.add_done_callback(lambda _: self._changed.set())
+        try:
+            while self._error is None and (self._answers or exchange.open or not self._reader.done()):
+                if self._answers:
+                    await self._context.write(self._answers.popleft())
+                    self._room.set()
+                else:
+                    self._changed.clear()
+                    await self._changed.wait()
+            if self._error is not None:
+                raise self._error
+            if not self._reader.cancelled():
+                self._reader.result()
+        finally:
+            self._reader.cancel()
+            exchange.cancel()
+
+    def drain(self) -> None:
+        """No more reading; what was read is answered."""
+        self._reader.cancel()
+
+    async def _read(self, exchange: Exchange) -> None:
+        while (message := await self._context.read()) is not grpc.aio.EOF:
+            exchange.receive(message)
+            while exchange.open + len(self._answers) >= WINDOW:
+                self._room.clear()
+                await self._room.wait()
+
+    def _answer(self, message: Any) -> None:
+        self._answers.append(message)
+        self._changed.set()
+
+    def _fail(self, error: BaseException) -> None:
+        self._error = error
+        self._changed.set()

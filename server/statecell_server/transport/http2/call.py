@@ -1,0 +1,291 @@
+"""Call: one gRPC call on its stream. It is the context that servicers get."""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import grpc
+
+from statecell_server.transport.exchange import WINDOW, Exchange
+from statecell_server.transport.http2.headers import Metadata, Request
+from statecell_server.transport.http2.messages import Aborted, Messages
+
+if TYPE_CHECKING:
+    from statecell_server.transport.http2.connection import Connection
+
+log = logging.getLogger(__name__)
+
+CALL_WINDOW = 1 << 20
+"""Bytes that a client may send on one call before they were taken in."""
+
+
+class Call:
+    """Takes messages from its connection and hands them to its handler. Belongs to the event loop.
+
+    What servicers use of grpc.aio.ServicerContext is here too: read, write, abort, abort_with_status.
+    """
+
+    __slots__ = (
+        "_awaited",
+        "_connection",
+        "_deadline",
+        "_draining",
+        "_ended",
+        "_exchange",
+        "_handler",
+        "_inbox",
+        "_over",
+        "_passing",
+        "_task",
+        "half_closed",
+        "id",
+        "messages",
+        "peer_window",
+        "responded",
+        "trailers",
+        "unsent",
+        "untaken",
+        "window",
+    )
+
+    def __init__(
+        self, connection: "Connection", stream: int, request: Request, handler: Any, max_message: int, peer_window: int
+    ) -> None:
+        """`handler`: a grpc.RpcMethodHandler whose behaviour is a coroutine or an asynchronous generator."""
+        self.id = stream
+        self.messages = Messages(max_message, request.encoding)
+        self.window, self.peer_window = CALL_WINDOW, peer_window  # bytes that the client, and that we may send
+        self.untaken = 0  # bytes of messages that have waited since nothing did
+        self.half_closed = False  # the client has sent all
+        self.responded = False  # the response's headers were sent
+        self.unsent: deque[memoryview] = deque()  # what the windows have no room for
+        self.trailers = b""  # to be sent after that
+        self._connection = connection
+        self._handler = handler
+        self._inbox: deque[bytes] = deque()
+        self._awaited: asyncio.Future[None] | None = None
+        self._exchange: Exchange | None = None
+        self._over: asyncio.Future[None] | None = None
+        self._ended = self._draining = self._passing = False
+        self._task: asyncio.Task[None] | None = None
+        self._deadline: asyncio.TimerHandle | None = None
+        if request.timeout is not None:
+            self._deadline = asyncio.get_running_loop().call_later(request.timeout, self._late)
+        if handler.request_streaming:
+            self._task = asyncio.get_running_loop().create_task(self._serve())
+
+    # From the connection
+
+    def feed(self, payload: bytes | memoryview) -> None:
+        """The next bytes."""
+        try:
+            found = self.messages.feed(payload)
+        except Aborted as error:
+            self.cancel(error)
+            return
+        if found and not self._draining:
+            self._inbox += found
+            self._pass_on()
+            if self._inbox:
+                self._connection.wait(self, sum(map(len, found)))
+
+    def half_close(self) -> None:
+        """The client has sent all."""
+        self.half_closed = True
+        if self._task is None and not self._ended:
+            self._task = asyncio.get_running_loop().create_task(self._serve())
+        else:
+            self._pass_on()
+
+    def cancel(self, why: Aborted) -> None:
+        """Ends the call from outside, whatever is unsent; where the client is gone, nobody hears why."""
+        if self._ended:
+            self._connection.give_up(self)
+        else:
+            self._connection.cut(self)
+            self._end(why.code, str(why), why.metadata)
+        task, self._task = self._task, None  # it will hold its frames, and those the call
+        if task is not None:
+            task.cancel()
+
+    def sent(self) -> None:
+        """Nothing is unsent any more."""
+        if self._ended:
+            self._connection.ended(self)
+        else:
+            self._pass_on()
+
+    @property
+    def reading(self) -> bool:
+        """Whether the client may send more."""
+        return not (self._inbox or self.half_closed or self._draining)
+
+    # The handler
+
+    async def _serve(self) -> None:
+        handler = self._handler
+        try:
+            if handler.request_streaming or handler.response_streaming:
+                await self._stream()
+            else:
+                self._send(await handler.unary_unary(self._only(), self))
+        except Aborted as error:
+            self._end(error.code, str(error), error.metadata)
+        except asyncio.CancelledError:
+            self._end(grpc.StatusCode.CANCELLED, "the call was cancelled")
+            raise
+        except Exception as error:
+            log.exception("a call failed")
+            self._end(grpc.StatusCode.UNKNOWN, f"the call failed: {error!r}")
+        else:
+            self._end(grpc.StatusCode.OK, "")
+
+    async def _stream(self) -> None:
+        """Many messages, one way or both."""
+        handler = self._handler
+        argument = self._requests() if handler.request_streaming else self._only()
+        if not handler.response_streaming:
+            await self.write(await handler.stream_unary(argument, self))
+            return
+        behaviour = handler.stream_stream if handler.request_streaming else handler.unary_stream
+        answers = behaviour(argument, self)
+        if isinstance(answers, AsyncIterator):
+            async for answer in answers:
+                await self.write(answer)
+        else:
+            await answers
+
+    def _only(self) -> Any:
+        """The message, all of the client's being there."""
+        if len(self._inbox) != 1:
+            raise self._broken_off() or Aborted(grpc.StatusCode.INTERNAL, "expected exactly one message")
+        return self._take()
+
+    async def _requests(self) -> AsyncIterator[Any]:
+        while (message := await self.read()) is not grpc.aio.EOF:
+            yield message
+
+    async def read(self) -> Any:
+        """The next message, or grpc.aio.EOF."""
+        while not self._inbox:
+            if self.half_closed or self._draining:
+                if (error := self._broken_off()) is not None:
+                    raise error
+                return grpc.aio.EOF
+            await self._wait()
+        return self._take()
+
+    def _take(self) -> Any:
+        message = self._inbox.popleft()
+        if not self._inbox:
+            self._connection.taken(self)
+        return self._parsed(message)
+
+    async def write(self, message: Any) -> None:
+        """Sends a message; waits while too many have not left."""
+        self._send(message)
+        while len(self.unsent) >= WINDOW:
+            await self._wait()
+
+    async def abort_with_status(self, status: grpc.Status) -> NoReturn:
+        """Ends the call."""
+        raise Aborted(status.code, status.details, status.trailing_metadata or ())
+
+    async def abort(self, code: grpc.StatusCode, details: str = "", trailing_metadata: Metadata = ()) -> NoReturn:
+        """Ends the call."""
+        raise Aborted(code, details, trailing_metadata)
+
+    async def exchange(self, exchange: Exchange) -> None:
+        """Passes messages on as they come, without a task's turn for each, until all are there and all are answered."""
+        self._over = asyncio.get_running_loop().create_future()
+        self._exchange = exchange
+        exchange.begin(self._answer, self._fail)
+        self._pass_on()
+        try:
+            await self._over
+        finally:
+            self._exchange = None
+            exchange.cancel()
+
+    def drain(self) -> None:
+        """No more reading; an exchange ends when what it has received is answered."""
+        self._draining = True
+        self._inbox.clear()
+        self._connection.taken(self)
+        self._pass_on()
+
+    def _pass_on(self) -> None:
+        """Where something has changed: to the exchange what it has room for, or to whoever waits."""
+        exchange = self._exchange
+        if exchange is None:
+            if self._awaited is not None and not self._awaited.done():
+                self._awaited.set_result(None)
+            return
+        if self._passing:
+            return  # the exchange has answered within `receive`
+        self._passing = True
+        try:
+            while self._inbox and exchange.open + len(self.unsent) < WINDOW:
+                exchange.receive(self._parsed(self._inbox.popleft()))
+        except Exception as error:
+            self._fail(error)
+        finally:
+            self._passing = False
+        if not self._inbox:
+            if self.untaken or self.window < CALL_WINDOW // 2:
+                self._connection.taken(self)
+            if (self.half_closed or self._draining) and not exchange.open:
+                self._fail(self._broken_off())
+
+    def _answer(self, message: Any) -> None:
+        if self._ended:
+            return
+        try:
+            self._send(message)
+        except Exception as error:
+            self._fail(error)
+        if self._inbox or self.half_closed or self._draining:
+            self._pass_on()
+
+    def _fail(self, error: BaseException | None) -> None:
+        """The exchange is over: nothing more is passed on to it."""
+        assert self._over is not None, "an exchange is going on"
+        self._exchange = None
+        if not self._over.done():
+            self._over.set_result(None) if error is None else self._over.set_exception(error)
+
+    def _broken_off(self) -> Aborted | None:
+        """How a call ends whose last message did not come as a whole."""
+        if not self.messages.size or self._draining:
+            return None
+        return Aborted(grpc.StatusCode.INTERNAL, "the last message breaks off")
+
+    async def _wait(self) -> None:
+        self._awaited = asyncio.get_running_loop().create_future()
+        await self._awaited
+
+    def _parsed(self, message: bytes) -> Any:
+        if type(message) is not bytes:
+            message = self.messages.plain(message)
+        try:
+            return self._handler.request_deserializer(message)
+        except Exception as error:
+            raise Aborted(grpc.StatusCode.INTERNAL, f"a message cannot be parsed: {error}") from error
+
+    def _send(self, message: Any) -> None:
+        if not self._ended:
+            self._connection.send(self, self._handler.response_serializer(message))
+
+    def _late(self) -> None:
+        self.cancel(Aborted(grpc.StatusCode.DEADLINE_EXCEEDED, "the call's deadline has passed"))
+
+    def _end(self, code: grpc.StatusCode, message: str, metadata: Metadata = ()) -> None:
+        if self._ended:
+            return
+        self._ended = self._draining = True
+        self._inbox.clear()
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._connection.end(self, code.value[0], message, metadata)

@@ -1,0 +1,165 @@
+"""Outflow: what a connection sends, in one write a turn of the event loop, within the windows that the client gives."""
+
+import asyncio
+from collections import OrderedDict
+
+from statecell_server.transport.http2 import frames
+from statecell_server.transport.http2.call import Call
+from statecell_server.transport.http2.frames import DATA, FRAME_SIZE, HEAD, MESSAGE_HEAD, PREFIX, Code, ConnectionBroken
+from statecell_server.transport.http2.headers import RESPONSE
+from statecell_server.transport.http2.lookout import Lookout
+
+TURN = 256 << 10
+"""Bytes of large messages that are sent in one turn of the loop: they must not keep the others from theirs."""
+PIECE = 64 << 10
+"""The same, of one call before it is another's turn."""
+BUFFERED = 1 << 20
+"""Bytes in the transport's buffer from which on messages wait, so that a client that does not read costs no more."""
+UNREAD = 4 << 20
+"""The same, from which on nothing is read of such a client: what is not messages waits for no window."""
+UNSENT = 256 << 20
+"""Bytes of a connection's answers that wait for their client, from which on it may begin no more calls."""
+
+
+class Outflow:
+    """Sends what there is room for at once and the rest when there is, every call in its turn."""
+
+    def __init__(self, transport: asyncio.Transport, lookout: Lookout) -> None:
+        self.window = frames.DEFAULT_WINDOW  # bytes that we may send on all streams
+        self.frame_size = FRAME_SIZE  # bytes of a DATA frame that the client takes, as far as we want to send them
+        self.paused = False  # the transport has enough
+        self.unsent = 0  # bytes that wait in the calls
+        self._transport = transport
+        self._lookout = lookout
+        transport.set_write_buffer_limits(high=BUFFERED)
+        self._loop = asyncio.get_running_loop()
+        self._out: list[bytes | memoryview] = []
+        self._stuck: OrderedDict[int, Call] = OrderedDict()  # calls with unsent messages and a window
+        self._left = TURN  # bytes of large messages that may be sent in this turn
+        self._pumping = self._deaf = False
+
+    def put(self, *parts: bytes | memoryview) -> None:
+        """Frames that no window holds back."""
+        if not self._out:
+            self._loop.call_soon(self.flush)
+        self._out += parts
+
+    def send(self, call: Call, message: bytes) -> None:
+        """A message, behind the call's earlier ones."""
+        if not call.responded:
+            call.responded = True
+            self.put(frames.frame(frames.HEADERS, frames.END_HEADERS, call.id, RESPONSE))
+        size = PREFIX.size + len(message)
+        if (
+            size <= self.frame_size
+            and size <= self.window
+            and size <= call.peer_window
+            and not call.unsent
+            and not self.paused
+            and (size <= FRAME_SIZE or self._has_turn(size))
+        ):
+            self.window -= size
+            call.peer_window -= size
+            self.put(MESSAGE_HEAD.pack(size << 8 | DATA, 0, call.id, 0, len(message)), message)
+        else:
+            self.unsent += size
+            call.unsent.append(memoryview(PREFIX.pack(0, len(message))))
+            if message:
+                call.unsent.append(memoryview(message))
+            self._wait(call)
+
+    def end(self, call: Call, block: bytes) -> bool:
+        """The call's trailers, behind its messages; whether they are on their way already."""
+        if call.unsent:
+            call.trailers = block
+            return False
+        flags = frames.END_HEADERS | frames.END_STREAM
+        self.put(frames.frame(frames.HEADERS, flags, call.id, block))
+        return True
+
+    def widen(self, call: Call | None, increment: int) -> None:
+        """The client takes so many bytes more, on one call or on all. Raises ConnectionBroken."""
+        if call is not None:
+            call.peer_window += increment
+            if call.unsent:
+                self._wait(call)
+        else:
+            self.window += increment
+            if self.window > frames.LARGEST_WINDOW:
+                raise ConnectionBroken(Code.FLOW_CONTROL_ERROR, f"the connection's window would be {self.window}")
+            self._pump_soon()
+
+    def resume(self) -> None:
+        """The transport has room again."""
+        self.paused = False
+        if self._deaf:
+            self._deaf = False
+            self._transport.resume_reading()
+        self._pump_soon()
+
+    def forget(self, call: Call) -> None:
+        """What is unsent of the call is not to be sent."""
+        self.unsent -= sum(map(len, call.unsent))
+        call.unsent.clear()
+        self._stuck.pop(call.id, None)
+
+    def flush(self) -> None:
+        """To the transport, now."""
+        out, self._out, self._left = self._out, [], TURN
+        if not out or self._transport.is_closing():
+            return
+        # Joined: cheaper for small frames, and asyncio's own writelines forgets to pause us before Python 3.14.
+        self._transport.write(b"".join(out))
+        self._lookout.answered()
+        if self.paused and not self._deaf and self._transport.get_write_buffer_size() > UNREAD:
+            self._deaf = True
+            self._transport.pause_reading()
+
+    def _has_turn(self, size: int) -> bool:
+        """Whether a large message can go at once: none waits that it would overtake, and the turn has room for it."""
+        if self._stuck or size > self._left:
+            return False
+        self._left -= size
+        return True
+
+    def _wait(self, call: Call) -> None:
+        self._stuck[call.id] = call
+        self._pump_soon()
+
+    def _pump_soon(self) -> None:
+        if self._stuck and not self._pumping:
+            self._pumping = True
+            self._loop.call_soon(self._pump)
+
+    def _pump(self) -> None:
+        self._pumping = False
+        while self._stuck and self.window > 0 and self._left > 0 and not self.paused:
+            self._left -= self._send_frame(next(iter(self._stuck.values())))
+        if self._left <= 0:
+            self._pump_soon()
+
+    def _send_frame(self, call: Call) -> int:
+        """The bytes sent. The call goes behind the others, or out where it can send no more."""
+        room, parts = min(self.frame_size, PIECE, self.window, call.peer_window), []
+        size = 0
+        while call.unsent and size < room:
+            piece = call.unsent.popleft()
+            if len(piece) > room - size:
+                call.unsent.appendleft(piece[room - size :])
+                piece = piece[: room - size]
+            parts.append(piece)
+            size += len(piece)
+        if size:
+            self.window -= size
+            call.peer_window -= size
+            self.unsent -= size
+            self.put(HEAD.pack(size << 8 | DATA, 0, call.id), *parts)
+        if call.unsent and call.peer_window > 0:
+            self._stuck.move_to_end(call.id)
+        else:
+            del self._stuck[call.id]
+        if size and not call.unsent:
+            if call.trailers:
+                self.end(call, call.trailers)
+            call.sent()
+        return size

@@ -1,0 +1,125 @@
+"""Peer: what a client says about its connection rather than on one of its calls, and how much of that it may."""
+
+from collections.abc import Mapping
+
+from statecell_server.transport.http2 import frames
+from statecell_server.transport.http2.allowance import Allowance
+from statecell_server.transport.http2.call import Call
+from statecell_server.transport.http2.frames import FRAME_SIZE, Code, ConnectionBroken, Setting, StreamBroken
+from statecell_server.transport.http2.outflow import TURN, Outflow
+
+CALLS_A_TRIFLE = 64
+"""Calls whose windows are changed at the cost of one frame."""
+
+
+class Peer:
+    """Reads settings, pings, windows and priorities."""
+
+    def __init__(self, calls: Mapping[int, Call], out: Outflow) -> None:
+        self.last = 0  # the highest stream that it has opened
+        self.call_window = frames.DEFAULT_WINDOW  # that a new call has towards it
+        self._calls = calls
+        self._out = out
+        # Frames that cost us more than they cost a client, and that nobody needs this often.
+        self._trifles = Allowance(burst=10_000, rate=1000)
+
+    def trifle(self, what: str, cost: int = 1) -> None:
+        """It did something that it may do, but not all the time. Raises ConnectionBroken."""
+        if not self._trifles.spend(cost):
+            raise ConnectionBroken(Code.ENHANCE_YOUR_CALM, f"too many {what}")
+
+    def check_opened(self, stream: int, what: str) -> None:
+        """Raises ConnectionBroken."""
+        if not stream or stream > self.last or not stream % 2:
+            raise ConnectionBroken(Code.PROTOCOL_ERROR, f"{what} on stream {stream}, which was never opened")
+
+    def read(self, kind: int, stream: int, flags: int, payload: bytes) -> None:
+        """A frame. Raises ConnectionBroken, StreamBroken."""
+        match kind:
+            case frames.WINDOW_UPDATE:
+                self._window_update(stream, payload)
+            case frames.PING:
+                self._ping(stream, flags, payload)
+            case frames.SETTINGS:
+                self._settings(stream, flags, payload)
+            case frames.PRIORITY:
+                self._priority(stream, payload)
+            case frames.GOAWAY:  # it opens no more calls; those that it has go on
+                self._check_whole(stream, "GOAWAY")
+            case frames.PUSH_PROMISE:
+                raise ConnectionBroken(Code.PROTOCOL_ERROR, "a client cannot push")
+            case _:
+                self.trifle("frames of unknown types")
+
+    def _window_update(self, stream: int, payload: bytes) -> None:
+        self._check_size("WINDOW_UPDATE", payload, 4)
+        increment = int.from_bytes(payload, "big") & 0x7FFFFFFF
+        if not stream:
+            if not increment:
+                raise ConnectionBroken(Code.PROTOCOL_ERROR, "WINDOW_UPDATE of 0")
+            self._out.widen(None, increment)
+            return
+        self.check_opened(stream, "WINDOW_UPDATE")
+        if not increment:
+            raise StreamBroken(Code.PROTOCOL_ERROR, "WINDOW_UPDATE of 0")
+        call = self._calls.get(stream)
+        if call is None:
+            return
+        if call.peer_window + increment > frames.LARGEST_WINDOW:
+            raise StreamBroken(Code.FLOW_CONTROL_ERROR, f"the stream's window would be {call.peer_window + increment}")
+        self._out.widen(call, increment)
+
+    def _ping(self, stream: int, flags: int, payload: bytes) -> None:
+        self._check_whole(stream, "PING")
+        self._check_size("PING", payload, 8)
+        if not flags & frames.ACK:
+            self.trifle("pings")
+            self._out.put(frames.frame(frames.PING, frames.ACK, 0, payload))
+
+    def _settings(self, stream: int, flags: int, payload: bytes) -> None:
+        self._check_whole(stream, "SETTINGS")
+        if flags & frames.ACK:
+            self._check_size("an acknowledgement of SETTINGS", payload, 0)
+            return
+        self.trifle("settings")
+        window = self.call_window
+        for key, value in frames.read_settings(payload):
+            if key == Setting.INITIAL_WINDOW_SIZE:
+                if value > frames.LARGEST_WINDOW:
+                    raise ConnectionBroken(Code.FLOW_CONTROL_ERROR, f"INITIAL_WINDOW_SIZE is {value}")
+                window = value
+            elif key == Setting.ENABLE_PUSH and value > 1:
+                raise ConnectionBroken(Code.PROTOCOL_ERROR, f"ENABLE_PUSH is {value}, expected 0 or 1")
+            elif key == Setting.MAX_FRAME_SIZE:
+                if not FRAME_SIZE <= value < 1 << 24:
+                    raise ConnectionBroken(Code.PROTOCOL_ERROR, f"MAX_FRAME_SIZE is {value}")
+                self._out.frame_size = min(value, TURN)
+        if window != self.call_window:
+            self._change_windows(window - self.call_window)
+            self.call_window = window
+        self._out.put(frames.frame(frames.SETTINGS, frames.ACK, 0))
+
+    def _change_windows(self, change: int) -> None:
+        self.trifle("settings that change the windows of many calls", len(self._calls) // CALLS_A_TRIFLE)
+        for call in self._calls.values():
+            if call.peer_window + change > frames.LARGEST_WINDOW:
+                why = f"INITIAL_WINDOW_SIZE makes the window of stream {call.id} {call.peer_window + change}"
+                raise ConnectionBroken(Code.FLOW_CONTROL_ERROR, why)
+            self._out.widen(call, change)
+
+    def _priority(self, stream: int, payload: bytes) -> None:
+        """Nothing has any."""
+        if not stream:
+            raise ConnectionBroken(Code.PROTOCOL_ERROR, "PRIORITY on stream 0")
+        self.trifle("priorities")
+        self._check_size("PRIORITY", payload, 5)
+
+    @staticmethod
+    def _check_whole(stream: int, what: str) -> None:
+        if stream:
+            raise ConnectionBroken(Code.PROTOCOL_ERROR, f"{what} on stream {stream}, expected 0")
+
+    @staticmethod
+    def _check_size(what: str, payload: bytes, size: int) -> None:
+        if len(payload) != size:
+            raise ConnectionBroken(Code.FRAME_SIZE_ERROR, f"{what} of {len(payload)} bytes, expected {size}")
