@@ -11,7 +11,7 @@ from statecell_server.transport.http2.call import Call
 
 
 class GrpcioServer:
-    """Of the same shape as front.Server."""
+    """Of the same shape as http2.server.Server."""
 
     def __init__(self, max_message: int) -> None:
         """`max_message`: bytes of a request at most."""

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 import grpc
 
@@ -12,30 +12,52 @@ from statecell_server.transport.exchange import WINDOW, Exchange
 from statecell_server.transport.http2.headers import Metadata, Request
 from statecell_server.transport.http2.messages import Aborted, Messages
 
-if TYPE_CHECKING:
-    from statecell_server.transport.http2.connection import Connection
-
 log = logging.getLogger(__name__)
 
 CALL_WINDOW = 1 << 20
 """Bytes that a client may send on one call before they were taken in."""
 
 
+class Link(Protocol):
+    """What a call asks of whatever carries its bytes."""
+
+    def send(self, call: "Call", message: bytes) -> None:
+        """One message of the answer."""
+
+    def wait(self, call: "Call", size: int) -> None:
+        """So many bytes of messages wait in the call for whoever is to take them."""
+
+    def taken(self, call: "Call") -> None:
+        """None wait any more: the client may send more."""
+
+    def end(self, call: "Call", code: int, message: str, metadata: Metadata) -> None:
+        """The call is over; its trailers follow its messages."""
+
+    def cut(self, call: "Call") -> None:
+        """What is unsent of the call is not to be sent."""
+
+    def give_up(self, call: "Call") -> None:
+        """The call is over, but the client does not take what is unsent of it."""
+
+    def ended(self, call: "Call") -> None:
+        """All of the call was sent."""
+
+
 class Call:
-    """Takes messages from its connection and hands them to its handler. Belongs to the event loop.
+    """Takes messages from its link and hands them to its handler. Belongs to the event loop.
 
     What servicers use of grpc.aio.ServicerContext is here too: read, write, abort, abort_with_status.
     """
 
     __slots__ = (
         "_awaited",
-        "_connection",
         "_deadline",
         "_draining",
         "_ended",
         "_exchange",
         "_handler",
         "_inbox",
+        "_link",
         "_over",
         "_passing",
         "_task",
@@ -50,9 +72,7 @@ class Call:
         "window",
     )
 
-    def __init__(
-        self, connection: "Connection", stream: int, request: Request, handler: Any, max_message: int, peer_window: int
-    ) -> None:
+    def __init__(self, link: Link, stream: int, request: Request, handler: Any, max_message: int, peer_window: int) -> None:
         """`handler`: a grpc.RpcMethodHandler whose behaviour is a coroutine or an asynchronous generator."""
         self.id = stream
         self.messages = Messages(max_message, request.encoding)
@@ -62,7 +82,7 @@ class Call:
         self.responded = False  # the response's headers were sent
         self.unsent: deque[memoryview] = deque()  # what the windows have no room for
         self.trailers = b""  # to be sent after that
-        self._connection = connection
+        self._link = link
         self._handler = handler
         self._inbox: deque[bytes] = deque()
         self._awaited: asyncio.Future[None] | None = None
@@ -76,7 +96,7 @@ class Call:
         if handler.request_streaming:
             self._task = asyncio.get_running_loop().create_task(self._serve())
 
-    # From the connection
+    # From the link
 
     def feed(self, payload: bytes | memoryview) -> None:
         """The next bytes."""
@@ -89,7 +109,7 @@ class Call:
             self._inbox += found
             self._pass_on()
             if self._inbox:
-                self._connection.wait(self, sum(map(len, found)))
+                self._link.wait(self, sum(map(len, found)))
 
     def half_close(self) -> None:
         """The client has sent all."""
@@ -102,9 +122,9 @@ class Call:
     def cancel(self, why: Aborted) -> None:
         """Ends the call from outside, whatever is unsent; where the client is gone, nobody hears why."""
         if self._ended:
-            self._connection.give_up(self)
+            self._link.give_up(self)
         else:
-            self._connection.cut(self)
+            self._link.cut(self)
             self._end(why.code, str(why), why.metadata)
         task, self._task = self._task, None  # it will hold its frames, and those the call
         if task is not None:
@@ -113,7 +133,7 @@ class Call:
     def sent(self) -> None:
         """Nothing is unsent any more."""
         if self._ended:
-            self._connection.ended(self)
+            self._link.ended(self)
         else:
             self._pass_on()
 
@@ -180,7 +200,7 @@ class Call:
     def _take(self) -> Any:
         message = self._inbox.popleft()
         if not self._inbox:
-            self._connection.taken(self)
+            self._link.taken(self)
         return self._parsed(message)
 
     async def write(self, message: Any) -> None:
@@ -213,7 +233,7 @@ class Call:
         """No more reading; an exchange ends when what it has received is answered."""
         self._draining = True
         self._inbox.clear()
-        self._connection.taken(self)
+        self._link.taken(self)
         self._pass_on()
 
     def _pass_on(self) -> None:
@@ -235,7 +255,7 @@ class Call:
             self._passing = False
         if not self._inbox:
             if self.untaken or self.window < CALL_WINDOW // 2:
-                self._connection.taken(self)
+                self._link.taken(self)
             if (self.half_closed or self._draining) and not exchange.open:
                 self._fail(self._broken_off())
 
@@ -276,7 +296,7 @@ class Call:
 
     def _send(self, message: Any) -> None:
         if not self._ended:
-            self._connection.send(self, self._handler.response_serializer(message))
+            self._link.send(self, self._handler.response_serializer(message))
 
     def _late(self) -> None:
         self.cancel(Aborted(grpc.StatusCode.DEADLINE_EXCEEDED, "the call's deadline has passed"))
@@ -288,4 +308,4 @@ class Call:
         self._inbox.clear()
         if self._deadline is not None:
             self._deadline.cancel()
-        self._connection.end(self, code.value[0], message, metadata)
+        self._link.end(self, code.value[0], message, metadata)

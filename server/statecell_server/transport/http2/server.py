@@ -50,7 +50,7 @@ class Server:
         await self._until(lambda: not any(c.calls for c in self._connections), grace)
         stopped = Aborted(grpc.StatusCode.UNAVAILABLE, "the server has stopped")
         for connection in list(self._connections):
-            for call in list(connection.calls.values()):
+            for call in list(connection.calls):
                 call.cancel(stopped)
         await self._until(lambda: not self._connections, FAREWELL_SECONDS)
 

@@ -1,0 +1,231 @@
+"""Streams: the book of a connection's streams (RFC 9113, section 5): a Call for each that is open."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import grpc
+
+from statecell_server.transport.http2 import frames
+from statecell_server.transport.http2.allowance import Allowance
+from statecell_server.transport.http2.call import CALL_WINDOW, Call
+from statecell_server.transport.http2.frames import Code, ConnectionBroken, StreamBroken
+from statecell_server.transport.http2.headers import OK, HeaderReader, Metadata, Request, not_grpc, trailers
+from statecell_server.transport.http2.inflow import WINDOW, Inflow
+from statecell_server.transport.http2.messages import Aborted
+from statecell_server.transport.http2.outflow import UNSENT, Outflow
+from statecell_server.transport.http2.peer import Peer
+
+MOST_CALLS = 100_000
+"""Calls at once on one connection."""
+MOST_LEFT = 10_000
+"""Streams of a connection that we have reset and that are remembered: what was on its way to them is no fault."""
+
+_GONE = Aborted(grpc.StatusCode.CANCELLED, "the client is gone")
+
+
+class Streams:
+    """Opens calls, hands them what comes, and sends what they answer. It is the `Link` of its calls."""
+
+    def __init__(
+        self,
+        handlers: Mapping[str, Any],
+        max_message: int,
+        calls: dict[int, Call],
+        out: Outflow,
+        inflow: Inflow,
+        peer: Peer,
+        empty: Callable[[], object],
+    ) -> None:
+        """`handlers`: a grpc.RpcMethodHandler for each path. `calls`: those that are open, by their streams, which is for the
+        streams to change and for the peer to see. `empty` is called when the last call has ended after `leaving` was set."""
+        self.calls = calls
+        self.leaving = False  # no new calls
+        self._handlers = handlers
+        self._max_message = max_message
+        self._out = out
+        self._in = inflow
+        self._peer = peer
+        self._empty = empty
+        self._headers = HeaderReader()
+        self._left: OrderedDict[int, None] = OrderedDict()  # streams that we have reset before the client had sent all
+        self._resets = Allowance(burst=10_000, rate=1000)
+
+    # From the client
+
+    def data(self, stream: int, flags: int, payload: bytes | memoryview) -> None:
+        """DATA. Raises ConnectionBroken, StreamBroken."""
+        size = len(payload)
+        self._in.window -= size
+        if self._in.window < WINDOW // 2:
+            self._in.give()
+        if flags & frames.PADDED:
+            payload = frames.unpadded(flags, bytes(payload))
+        call = self.calls.get(stream)
+        if not payload and not flags & frames.END_STREAM:
+            self._peer.trifle("empty data")
+        if call is None or call.half_closed:
+            self._after_all(stream, flags, "DATA")
+            return
+        call.window -= size
+        if call.window < 0:
+            raise StreamBroken(Code.FLOW_CONTROL_ERROR, "more data than the stream's window had room for")
+        if payload:
+            before = call.messages.size
+            call.feed(payload)
+            if call.messages.size != before:
+                self._in.keep(call, call.messages.size - before)
+        if flags & frames.END_STREAM:
+            call.half_close()
+        elif call.window < CALL_WINDOW // 2:
+            self._grant(call)
+
+    def headers(self, stream: int, flags: int, block: bytes) -> None:
+        """Headers are complete: a new call, or the end of one. Raises ConnectionBroken, StreamBroken."""
+        ended = bool(flags & frames.END_STREAM)
+        call = self.calls.get(stream)
+        if call is not None or stream in self._left:
+            self._headers.skip(block)
+            if call is None or call.half_closed:
+                self._after_all(stream, flags, "HEADERS")
+            elif ended:
+                call.half_close()
+            else:
+                raise StreamBroken(Code.PROTOCOL_ERROR, "trailers that do not end the stream")
+            return
+        if stream <= self._peer.last:
+            raise ConnectionBroken(Code.STREAM_CLOSED, f"headers on stream {stream}, which is closed")
+        if not stream % 2:
+            raise ConnectionBroken(Code.PROTOCOL_ERROR, f"a client opened stream {stream}, which only a server may")
+        self._peer.last = stream
+        request = self._headers.read(block)
+        if self.leaving or len(self.calls) >= MOST_CALLS or self._out.unsent > UNSENT:
+            self._cast_off(stream, Code.REFUSED_STREAM, ended=ended)
+        else:
+            self._call(stream, request, ended=ended)
+
+    def _call(self, stream: int, request: Request, *, ended: bool) -> None:
+        handler = self._handlers.get(request.path)
+        refusal = b""
+        if request.method != "POST":
+            refusal = not_grpc(405)
+        elif not request.content_type.startswith("application/grpc"):
+            refusal = not_grpc(415)
+        elif handler is None:
+            code = grpc.StatusCode.UNIMPLEMENTED.value[0]
+            refusal = trailers(code, f"there is no {request.path}", alone=True)
+        if refusal:
+            self._out.put(frames.frame(frames.HEADERS, frames.END_HEADERS | frames.END_STREAM, stream, refusal))
+            if not ended:
+                self._cast_off(stream, Code.NO_ERROR, ended=False)
+            return
+        call = Call(self, stream, request, handler, self._max_message, self._peer.call_window)
+        self.calls[stream] = call
+        if ended:
+            call.half_close()
+
+    def reset(self, stream: int, payload: bytes) -> None:
+        """RST_STREAM. Raises ConnectionBroken."""
+        self._peer.check_opened(stream, "RST_STREAM")
+        if len(payload) != 4:
+            raise ConnectionBroken(Code.FRAME_SIZE_ERROR, f"RST_STREAM of {len(payload)} bytes, expected 4")
+        if stream in self._left:  # it says that it has heard
+            del self._left[stream]
+            return
+        if not self._resets.spend():
+            raise ConnectionBroken(Code.ENHANCE_YOUR_CALM, "calls are opened and reset too often")
+        self._drop(stream)
+
+    def break_off(self, stream: int, error: StreamBroken) -> None:
+        """The client has broken a rule that costs it the stream. Raises ConnectionBroken."""
+        self._peer.trifle(f"broken streams ({error})")
+        self._abandon(stream, error.code)
+
+    def _abandon(self, stream: int, code: Code) -> None:
+        call = self.calls.get(stream)
+        self._cast_off(stream, code, ended=code is Code.STREAM_CLOSED if call is None else call.half_closed)
+        self._drop(stream)
+
+    def _drop(self, stream: int) -> None:
+        call = self.calls.pop(stream, None)
+        if call is not None:
+            self._forget(call)
+            call.cancel(_GONE)
+
+    def _cast_off(self, stream: int, code: Code, *, ended: bool) -> None:
+        """We want no more of a stream; what the client has sent before it hears of that is no fault of its."""
+        self._out.put(frames.reset(stream, code))
+        if not ended:
+            self._left[stream] = None
+            if len(self._left) > MOST_LEFT:
+                self._left.popitem(last=False)
+
+    def _after_all(self, stream: int, flags: int, what: str) -> None:
+        """A frame on a stream whose client had sent all, or that is over."""
+        self._peer.check_opened(stream, what)
+        if stream not in self._left:
+            raise StreamBroken(Code.STREAM_CLOSED, f"{what} after the stream's end")
+        if flags & frames.END_STREAM:
+            del self._left[stream]
+
+    def drop_all(self) -> None:
+        """The client is gone, and the connection is closed without being asked for it: it must not be held in a circle."""
+        self._empty = bool
+        calls = list(self.calls.values())
+        self.calls.clear()
+        for call in calls:
+            call.cancel(_GONE)
+
+    # From the calls
+
+    def send(self, call: Call, message: bytes) -> None:
+        """As Link."""
+        if call.id in self.calls:
+            self._out.send(call, message)
+
+    def wait(self, call: Call, size: int) -> None:
+        """So many bytes of messages wait in the call for whoever is to take them."""
+        self._in.wait(call, size)
+
+    def taken(self, call: Call) -> None:
+        """None wait any more: the client may send more."""
+        if call.untaken:
+            self._in.taken(call)
+        if call.window < CALL_WINDOW // 2:
+            self._grant(call)
+
+    def _grant(self, call: Call) -> None:
+        if call.reading and call.id in self.calls:
+            self._in.grant(call)
+
+    def end(self, call: Call, code: int, message: str, metadata: Metadata) -> None:
+        """The call is over; its trailers follow its messages."""
+        if call.id not in self.calls:
+            return
+        self._in.taken(call)
+        fine = call.responded and not code and not metadata
+        block = OK if fine else trailers(code, message, metadata, alone=not call.responded)
+        if self._out.end(call, block):
+            self.ended(call)
+
+    def cut(self, call: Call) -> None:
+        """What is unsent of the call is not to be sent."""
+        self._out.forget(call)
+
+    def give_up(self, call: Call) -> None:
+        """The call is over, but the client does not take what is unsent of it."""
+        if call.id in self.calls:
+            self._abandon(call.id, Code.CANCEL)
+
+    def ended(self, call: Call) -> None:
+        """All of the call was sent."""
+        del self.calls[call.id]
+        if not call.half_closed:
+            self._cast_off(call.id, Code.NO_ERROR, ended=False)
+        self._forget(call)
+
+    def _forget(self, call: Call) -> None:
+        self._in.forget(call)
+        self._out.forget(call)
+        if self.leaving and not self.calls:
+            self._empty()
