@@ -41,7 +41,7 @@ class Callers:
         return len(self._ids) * (len(self._first) - 1) / (self._first[-1] - self._first[0])
 
     def _step(self, position: int) -> None:
-        self._engine.submit(
+        self._engine.steps.submit(
             [self._ids[position]], {"x": self._inputs}, [self._indexes[position]], lambda t: self._answered(position, t)
         )
 
@@ -67,7 +67,7 @@ async def gain(config: Config, model: str, size: int, seconds: float) -> dict[st
     await engine.start()
     found = {}
     for sessions in (1, AT_ONCE):
-        ids = [(await engine.create(model)).id for _ in range(sessions)]
+        ids = [(await engine.lifecycle.create(model)).id for _ in range(sessions)]
         callers = Callers(engine, ids, x(1, 1, size))
         await callers.steps_a_second(seconds / 4)
         found[str(sessions)] = await callers.steps_a_second(seconds)
@@ -79,7 +79,7 @@ async def message(engine: Engine, ids: Sequence[str], inputs: Array) -> float:
     """One request that advances all of them; how long it took."""
     began = time.perf_counter()
     over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    ticket = engine.submit(ids, {"x": inputs}, [None] * len(ids), lambda _: over.set_result(None))
+    ticket = engine.steps.submit(ids, {"x": inputs}, [None] * len(ids), lambda _: over.set_result(None))
     await over
     if ticket.errors:
         raise next(iter(ticket.errors.values()))
@@ -92,7 +92,7 @@ async def arena(config: Config, model: str, size: int, seconds: float) -> dict[s
     for slots in SLOTS:
         engine = engines[slots] = Engine(config)
         await engine.start()
-        ids = [(await engine.create(model)).id for _ in range(slots)]
+        ids = [(await engine.lifecycle.create(model)).id for _ in range(slots)]
         random.Random(0).shuffle(ids)
         for at in range(0, slots, 250):
             await message(engine, ids[at : at + 250], x(1, 250, size))

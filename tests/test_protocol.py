@@ -9,7 +9,7 @@ from google.rpc import code_pb2
 from statecell.v1 import inference_pb2, model_pb2, tensor_pb2
 from statecell_client import errors as client_errors
 from statecell_server.errors import StatecellError
-from statecell_server.protocols.v1.wire import CODES
+from statecell_server.protocols.status import CODES
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "protocol.md").read_text()

@@ -2,15 +2,12 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from statecell.spec import StateSpec
 from statecell.tensor import Array
 
+from statecell_server.arena.plan import Plan
 from statecell_server.errors import StateBudgetExceeded
-
-if TYPE_CHECKING:
-    from statecell_server.runtimes.runtime import Plan
 
 INITIAL_SLOT = 0
 """The row of a session that has not stepped yet: the model's own initial state. Never written, never freed."""
@@ -94,7 +91,7 @@ class StateArena(ABC):
         """Makes room for as many slots as allocate has promised. Raises StateBudgetExceeded where there is none."""
 
     @abstractmethod
-    def run(self, plan: "Plan", sources: Sequence[int], slots: Sequence[int]) -> None:
+    def run(self, plan: Plan, sources: Sequence[int], slots: Sequence[int]) -> None:
         """Runs the plan's inputs from the states in `sources`, and leaves the next states in `slots`.
 
         No slot may be a source too. Rows that only fill the plan up start anywhere and end nowhere. Raises RunError; then

@@ -1,22 +1,19 @@
 """HostArena: the rows in NumPy arrays, beside whatever runs the model."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from statecell.spec import StateSpec
 from statecell.tensor import Array
 
 from statecell_server.arena.arena import INITIAL_SLOT, StateArena
-
-if TYPE_CHECKING:
-    from statecell_server.runtimes.runtime import Plan
+from statecell_server.arena.plan import Plan
 
 
 class HostArena(StateArena):
     """Gather, run, scatter."""
 
-    def __init__(self, states: Sequence[StateSpec], memory: int, rows: int, run: "Callable[[Plan], None]") -> None:
+    def __init__(self, states: Sequence[StateSpec], memory: int, rows: int, run: Callable[[Plan], None]) -> None:
         """`run`: the runtime's."""
         super().__init__(states, memory, rows)
         self._run = run
@@ -42,7 +39,7 @@ class HostArena(StateArena):
                 np.moveaxis(new, axis or 0, 0)[:have] = np.moveaxis(old, axis or 0, 0)
                 self._arrays[i] = new
 
-    def run(self, plan: "Plan", sources: Sequence[int], slots: Sequence[int]) -> None:
+    def run(self, plan: Plan, sources: Sequence[int], slots: Sequence[int]) -> None:
         missing = plan.batch - len(sources)
         self._gather([*sources, *[INITIAL_SLOT] * missing] if missing else sources, plan.states)
         self._run(plan)

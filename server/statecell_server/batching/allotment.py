@@ -6,7 +6,7 @@ from statecell.tensor import Array
 
 from statecell_server.arena.arena import StateArena
 from statecell_server.batching.step import Step
-from statecell_server.sessions.sessions import Session
+from statecell_server.sessions.session import Session
 from statecell_server.sessions.spill import spill
 
 

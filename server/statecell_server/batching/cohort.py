@@ -31,6 +31,10 @@ class Cohort:
         else:
             self._pause, self._end = 0.0, float("inf")
 
+    def complete(self, waiting: int) -> bool:
+        """Whether all have come back, now that so many single steps wait."""
+        return waiting >= self.expected
+
     def pause(self, waiting: int) -> float | None:
         """Seconds to wait before the next look, now that so many single steps wait; 0.0: a turn of the loop; None: go on.
 
@@ -38,7 +42,7 @@ class Cohort:
         """
         if not waiting:
             return None  # nothing to launch; the first of them is still on the way
-        if self._seen < waiting < self.expected and time.perf_counter() < self._end:
+        if self._seen < waiting and not self.complete(waiting) and time.perf_counter() < self._end:
             self._seen = waiting
             return self._pause
         self.expected = 0

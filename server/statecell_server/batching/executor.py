@@ -8,9 +8,10 @@ import numpy as np
 from statecell.tensor import Array
 
 from statecell_server.arena.arena import StateArena
+from statecell_server.arena.plan import Plan
 from statecell_server.batching.step import Batch, Step
 from statecell_server.errors import InputRefused, NonFiniteInput, StateBudgetExceeded
-from statecell_server.runtimes.runtime import Plan, RunError, Runtime
+from statecell_server.runtimes.runtime import RunError, Runtime
 from statecell_server.sessions.reply import Replies
 
 Part = tuple[Step, int, int]

@@ -13,7 +13,7 @@ from statecell_server.batching.step import Step
 from statecell_server.durability.record import Record
 from statecell_server.durability.store import StateStore, Write
 from statecell_server.errors import SessionContended, StatecellError
-from statecell_server.sessions.sessions import Session
+from statecell_server.sessions.session import Session
 
 log = logging.getLogger(__name__)
 

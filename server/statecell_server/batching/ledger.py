@@ -10,7 +10,7 @@ from statecell_server.batching.journal import Journal
 from statecell_server.batching.scheduler import Scheduler
 from statecell_server.batching.step import Step
 from statecell_server.errors import InternalError, StepOutOfOrder
-from statecell_server.sessions.sessions import Session
+from statecell_server.sessions.session import Session
 
 log = logging.getLogger(__name__)
 
@@ -90,13 +90,13 @@ class Ledger:
                 made.append(move)
         return made
 
-    @staticmethod
-    def _doom(session: Session, step: Step) -> None:
+    def _doom(self, session: Session, step: Step) -> None:
         """The steps that the session has pending on top of one that was not applied cannot be applied either."""
         error = step.errors.get(step.position_of(session))
         passing = error if session.durable and error is not None and error.retry_seconds is not None else None
         expected = session.step_index
-        for later in session.pending[session.pending.index(step) + 1 :]:
+        line = self._scheduler.lines.of(session)
+        for later in line[line.index(step) + 1 :]:
             if later.start_of(session) == expected:  # placed when nobody waited for that one any more
                 expected = later.stop_of(session)
                 continue

@@ -4,6 +4,7 @@ from collections import deque
 
 from statecell.spec import ModelSpec
 
+from statecell_server.batching.lines import Lines
 from statecell_server.batching.step import Batch, Step
 from statecell_server.errors import QueueFull
 
@@ -23,6 +24,7 @@ class Scheduler:
     def __init__(self, spec: ModelSpec, max_batch: int, max_queue: int, run_length: int | None = None) -> None:
         """`max_batch`: rows that may share a run; 1 where every step is to run alone. `run_length`: its time steps at most."""
         self.max_queue = max_queue
+        self.lines = Lines()
         self._longest = run_length
         self.waiting = 0  # steps that were added and are not finished
         self.stacks = self._stacks(spec)
@@ -50,13 +52,7 @@ class Scheduler:
         if self.waiting >= self.max_queue:
             raise QueueFull(f"{self.waiting} steps wait, the most is {self.max_queue}", waiting=self.waiting)
         self.waiting += 1
-        alone = (step,)
-        for session in step.sessions:
-            if session.pending:
-                session.pending += alone
-                step.blocked += 1
-            else:
-                session.pending = alone
+        self.lines.join(step)
         if not step.blocked:
             self._push(step)
 
@@ -125,16 +121,7 @@ class Scheduler:
         """The step is over, whatever came of it; the next ones of its sessions may run."""
         step.finished, step.running = True, False
         self.waiting -= 1
-        for session in step.sessions:
-            pending = session.pending
-            if len(pending) == 1:
-                session.pending = ()
-                continue
-            session.pending = tuple(other for other in pending if other is not step)
-            if pending[0] is step:
-                self._unblock(session.pending[0])
-
-    def _unblock(self, step: Step) -> None:
-        step.blocked -= 1
-        if not step.blocked:
-            self._push(step)
+        for behind in self.lines.leave(step):
+            behind.blocked -= 1
+            if not behind.blocked:
+                self._push(behind)

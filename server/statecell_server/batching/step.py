@@ -10,7 +10,7 @@ from statecell.tensor import Array
 from statecell_server.batching.inputs import Inputs
 from statecell_server.errors import StatecellError
 from statecell_server.sessions.reply import Reply
-from statecell_server.sessions.sessions import Session
+from statecell_server.sessions.session import Session
 
 
 class Waiter(Protocol):

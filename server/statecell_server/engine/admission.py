@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from statecell_server.batching.runner import Runner
 from statecell_server.errors import Draining, StateBudgetExceeded
-from statecell_server.sessions.sessions import Session, Sessions
+from statecell_server.sessions.session import Session
+from statecell_server.sessions.table import Sessions
 
 
 class Admission:

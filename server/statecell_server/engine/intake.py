@@ -8,18 +8,21 @@ from statecell.tensor import Array
 from statecell_server.batching.inputs import Inputs
 from statecell_server.batching.runner import Runner
 from statecell_server.batching.step import Step
+from statecell_server.engine.repository import Repository
 from statecell_server.engine.takeover import Takeover
 from statecell_server.engine.ticket import Ticket
 from statecell_server.errors import InvalidRequest, QueueFull, ShapeMismatch, StatecellError, StepOutOfOrder
 from statecell_server.sessions.reply import Reply
-from statecell_server.sessions.sessions import Session, Sessions
+from statecell_server.sessions.session import Session
+from statecell_server.sessions.table import Sessions
 
 
 class Intake:
     """Finds the sessions of a request, here or in the store, checks the inputs, and places each session's step."""
 
-    def __init__(self, sessions: Sessions, takeover: Takeover | None) -> None:
+    def __init__(self, sessions: Sessions, models: Repository, takeover: Takeover | None) -> None:
         self._sessions = sessions
+        self._models = models
         self._takeover = takeover
 
     def submit(
@@ -79,11 +82,12 @@ class Intake:
         known = None if absent else self._sessions.find(session_ids)
         found: Sequence[Session | None] = known or self._missing(ticket, session_ids, absent)
         known = known or [s for s in found if s is not None]
-        runner, rows = known[0].runner, 0
+        home, rows = known[0].home, 0
         for session in known:
-            if session.runner is not runner:
+            if session.home is not home:
                 raise InvalidRequest("the sessions of one message must be of one model and version", field="session_ids")
             rows += session.batch
+        runner = self._models.of(known[0])
         if len(found) > 1 and not runner.scheduler.stacks:
             raise InvalidRequest(
                 f"model {runner.name!r} runs one session at a time; send a message for each of the {len(found)}",
@@ -163,6 +167,7 @@ class Intake:
         new: list[int] = []
         moving: list[Session] = []
         starts: list[int] = []
+        lines = ticket.runner.scheduler.lines
         sessions, indexes, now = ticket.sessions, ticket.step_indexes, self._sessions.now()
         for position in positions:
             session, index = sessions[position], indexes[position]
@@ -172,7 +177,7 @@ class Intake:
             start = session.step_index
             if session.pending or (index is not None and index != start):  # otherwise it is idle, and where it should be
                 try:
-                    placed = session.place(index, ticket.inputs.seq_len)
+                    placed = lines.place(session, index, ticket.inputs.seq_len)
                 except StepOutOfOrder as error:
                     ticket.errors[position] = error
                     continue
@@ -182,7 +187,7 @@ class Intake:
                 if placed is not None:
                     ticket.join(placed, [position])
                     continue
-                start = session.next_index
+                start = lines.next_index(session)
             new.append(position)
             moving.append(session)
             starts.append(start)

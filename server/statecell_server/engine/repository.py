@@ -4,66 +4,17 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from statecell_server.batching.runner import Runner
 from statecell_server.config import Config
-from statecell_server.device import Device
 from statecell_server.durability.store import StateStore
 from statecell_server.errors import ModelInUse, ModelNotFound, ModelRefused, SnapshotMismatch, StatecellError
-from statecell_server.runtimes.runtime import LoadError, Runtime
-from statecell_server.sessions.sessions import Sessions
+from statecell_server.runtimes.loading import load
+from statecell_server.runtimes.runtime import LoadError
+from statecell_server.sessions.session import Session
+from statecell_server.sessions.table import Sessions
 
 log = logging.getLogger(__name__)
-
-if TYPE_CHECKING:
-    from statecell_server.runtimes.onnx import OnnxRuntime
-
-
-def load(folder: Path, runtime: str, device: Device, config: Config) -> Runtime:
-    """The artifact of the folder that the runtime takes, on the device. Raises LoadError."""
-    if device.kind == "auto":
-        return _load_anywhere(folder, runtime, config)
-    if runtime == "onnxruntime":
-        try:
-            return _onnx(device, config)(folder / "model.onnx", config.threads, device, config.device_memory)
-        except ImportError as error:
-            raise LoadError(
-                f"{folder} is to have its states in the graph, and there is no onnx here: pip install 'statecell-server[gpu]', "
-                "or pip install onnx for a server on the CPU"
-            ) from error
-    if device.kind != "cpu":
-        raise LoadError(f"{folder} is to run in TorchScript, which is here for the CPU only: --device {folder.parent.name}=cpu")
-    try:
-        from statecell_server.runtimes.torchscript import TorchScriptRuntime
-    except ImportError as error:
-        raise LoadError(
-            f"{folder} is to run in TorchScript, and there is no torch here: pip install 'statecell-server[torchscript]'"
-        ) from error
-    return TorchScriptRuntime(folder / "model.pt", config.threads)
-
-
-def _onnx(device: Device, config: Config) -> "type[OnnxRuntime]":
-    if config.state_arena == "graph" or (config.state_arena == "auto" and device.kind == "cuda"):
-        from statecell_server.runtimes.onnx_graph import GraphRuntime
-
-        return GraphRuntime
-    from statecell_server.runtimes.onnx import OnnxRuntime
-
-    return OnnxRuntime
-
-
-def _load_anywhere(folder: Path, runtime: str, config: Config) -> Runtime:
-    """On the first GPU if it works, else on the CPU; its note says why."""
-    device = Device("cuda")
-    try:
-        loaded = load(folder, runtime, device, config)
-    except LoadError as error:
-        loaded = load(folder, runtime, Device(), config)
-        loaded.note = f"--device auto took the CPU: {error}"
-    else:
-        loaded.note = "; ".join(filter(None, (f"--device auto took {device}: it works", loaded.note)))
-    return loaded
 
 
 class Repository:
@@ -120,6 +71,10 @@ class Repository:
             have = ", ".join(sorted(versions, key=int))
             raise ModelNotFound(f"model {name!r} has no version {version!r}; it has {have}", model=name, version=version)
         return runner
+
+    def of(self, session: Session) -> Runner:
+        """Where the session is at home. It is there: a version that has sessions is not unloaded."""
+        return self._runners[session.model][session.version]
 
     async def holding(self, name: str, version: str, digest: str) -> Runner:
         """Where a session of this digest goes on: its own version, or another one of the same artifact.

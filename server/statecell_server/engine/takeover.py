@@ -12,7 +12,8 @@ from statecell_server.durability.record import Record
 from statecell_server.durability.store import StateStore, contended
 from statecell_server.engine.repository import Repository
 from statecell_server.errors import InternalError, SnapshotMismatch, StatecellError
-from statecell_server.sessions.sessions import DURABLE, Session, Sessions
+from statecell_server.sessions.session import DURABLE, Session
+from statecell_server.sessions.table import Sessions
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +116,7 @@ class Takeover:
         session = self._sessions.known(session_id)
         if session is not None:
             self._sessions.remove(session)
-            session.runner.leave(session, self._sessions.absent(session_id))
+            self._models.of(session).leave(session, self._sessions.absent(session_id))
 
     async def _adopt(self, session_id: str, record: Record) -> None:
         """The session as the record has it. Raises SnapshotMismatch, ModelNotFound, StateBudgetExceeded, Draining."""
@@ -125,7 +126,7 @@ class Takeover:
         runner = await self._models.holding(record.model, record.version, record.digest)
         session = self._sessions.known(session_id)  # as it is after the wait
         if session is None:
-            session = Session(session_id, runner, record.batch, durable=True, created=record.created)
+            session = Session(session_id, runner.home, record.batch, durable=True, created=record.created)
             _set(session, runner, record)
             self._enter(session, runner)
             self.taken += record.owner != self._sessions.mark

@@ -10,7 +10,7 @@ from statecell_server.batching.runner import Runner
 from statecell_server.batching.step import Step
 from statecell_server.errors import SessionContended, StatecellError
 from statecell_server.sessions.reply import Reply
-from statecell_server.sessions.sessions import Session
+from statecell_server.sessions.session import Session
 
 ROUNDS = 8
 """Times that a request is placed, when other servers keep stepping its sessions, before it is refused."""

@@ -2,20 +2,18 @@
 
 from collections.abc import Callable, Sequence
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from statecell.spec import StateSpec
 from statecell.tensor import Array
 
 from statecell_server.arena.arena import INITIAL_SLOT, StateArena
+from statecell_server.arena.plan import Plan
 from statecell_server.device import Device
 from statecell_server.errors import StateBudgetExceeded
 from statecell_server.runtimes.ort_session import Binding, Buffer, DeviceError, allocate, host
 from statecell_server.runtimes.state_graph import MOVED, arena, arena_shape, lead, next_arena, origin, unit
-
-if TYPE_CHECKING:
-    from statecell_server.runtimes.runtime import Plan
 
 
 class GraphArena(StateArena):
@@ -28,7 +26,7 @@ class GraphArena(StateArena):
         rows: int,
         device: Device,
         mover: Any,
-        run: "Callable[[Plan], None]",
+        run: Callable[[Plan], None],
         moved: Callable[[], None],
     ) -> None:
         """`mover`: a session of state_graph.mover on the device; `run`: the runtime's; `moved` is called when the buffers are
@@ -74,7 +72,7 @@ class GraphArena(StateArena):
         self._values = new
         self._moved()
 
-    def run(self, plan: "Plan", sources: Sequence[int], slots: Sequence[int]) -> None:
+    def run(self, plan: Plan, sources: Sequence[int], slots: Sequence[int]) -> None:
         fill = plan.batch - len(slots)
         reads = np.array([*sources, *[INITIAL_SLOT] * fill], np.int64)
         writes = np.array([*slots, *[self._values[0] - 1] * fill], np.int64)

@@ -8,9 +8,10 @@ from typing import Any
 from statecell.spec import SPEC_KEY
 from statecell.tensor import Array
 
+from statecell_server.arena.plan import Plan
 from statecell_server.device import Device
 from statecell_server.runtimes.ort_session import Binding, Buffer, host, open_session, strays
-from statecell_server.runtimes.runtime import LoadError, Plan, RunError, Runtime, Sides, read_spec
+from statecell_server.runtimes.runtime import LoadError, RunError, Runtime, Sides, read_spec
 
 
 class OnnxRuntime(Runtime):

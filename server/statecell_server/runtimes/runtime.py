@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ from statecell.tensor import Array
 
 from statecell_server.arena.arena import StateArena
 from statecell_server.arena.host import HostArena
+from statecell_server.arena.plan import Plan
 
 Sides = tuple[Sequence[TensorSpec], Sequence[TensorSpec], Sequence[TensorSpec], Sequence[TensorSpec]]
 """Inputs, states, outputs, next states."""
@@ -25,18 +25,6 @@ class LoadError(Exception):
 
 class RunError(Exception):
     """The model cannot be run on this input; the message is the runtime's own."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """One (seq_len, batch): arrays to fill, a call, arrays to read. The arrays are shared by all plans of a Runtime."""
-
-    batch: int
-    inputs: list[Array]
-    states: list[Array]
-    outputs: list[Array]
-    next_states: list[Array]
-    bound: Any  # what the runtime needs to make the call
 
 
 class Runtime(ABC):

@@ -12,7 +12,8 @@ import torch
 from statecell.spec import SPEC_KEY, TensorSpec
 from statecell.tensor import Array
 
-from statecell_server.runtimes.runtime import LoadError, Plan, RunError, Runtime, read_spec
+from statecell_server.arena.plan import Plan
+from statecell_server.runtimes.runtime import LoadError, RunError, Runtime, read_spec
 
 
 class TorchScriptRuntime(Runtime):

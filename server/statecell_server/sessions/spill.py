@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from statecell_server.arena.arena import INITIAL_SLOT, StateArena
-from statecell_server.sessions.sessions import Session
+from statecell_server.sessions.session import Session
 
 LEAST = 64
 """Rows spilled at once at least: finding who is idle costs a look at every session."""

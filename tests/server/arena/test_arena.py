@@ -7,11 +7,11 @@ import pytest
 from statecell.spec import StateSpec
 from statecell_server.arena.arena import INITIAL_SLOT, StateArena
 from statecell_server.arena.host import HostArena
+from statecell_server.arena.plan import Plan
 from statecell_server.device import Device
 from statecell_server.errors import StateBudgetExceeded
 from statecell_server.runtimes.graph_arena import GraphArena
 from statecell_server.runtimes.ort_session import open_session
-from statecell_server.runtimes.runtime import Plan
 from statecell_server.runtimes.state_graph import mover
 
 Make = Callable[[Sequence[StateSpec], int, int], StateArena]

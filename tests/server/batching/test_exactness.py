@@ -40,13 +40,13 @@ class Player:
 
     async def rehearse(self) -> None:
         """What each sequence gives and leaves, run alone and whole."""
-        alone = [await self.engine.infer(self.model, "", {"x": self.x[:, i : i + 1]}) for i in range(SEQUENCES)]
+        alone = [await self.engine.steps.infer(self.model, "", {"x": self.x[:, i : i + 1]}) for i in range(SEQUENCES)]
         self.y = np.concatenate([found["y"] for found in alone], 1)
         self.h = np.concatenate([found["h_n"] for found in alone], 1)
         self.sessions: list[tuple[str, int]] = [await self.join() for _ in range(SEQUENCES)]
 
     async def join(self) -> tuple[str, int]:
-        return (await self.engine.create(self.model)).id, 0
+        return (await self.engine.lifecycle.create(self.model)).id, 0
 
     async def schedule(self) -> None:
         """Some sessions step together, in an order and by lengths that nobody planned."""
@@ -65,16 +65,16 @@ class Player:
                 assert np.array_equal(outputs[0][:, row], self.y[at : at + length, i])
                 self.sessions[i] = (session, at + length)
                 if at + length == SEQ_LEN:
-                    assert np.array_equal((await self.engine.snapshot(session)).states["h_0"], self.h[:, i : i + 1])
+                    assert np.array_equal((await self.engine.lifecycle.snapshot(session)).states["h_0"], self.h[:, i : i + 1])
                 if at + length == SEQ_LEN or rng.random() < 0.01:
-                    await self.engine.delete(session)
+                    await self.engine.lifecycle.delete(session)
                     self.sessions[i] = await self.join()
 
     def submit(self, together: list[int], length: int) -> "asyncio.Future[Ticket]":
         answer: asyncio.Future[Ticket] = asyncio.get_running_loop().create_future()
         ids, ats = zip(*(self.sessions[i] for i in together), strict=True)
         x = np.stack([self.x[at : at + length, i] for i, at in zip(together, ats, strict=True)], 1)
-        self.engine.submit(ids, {"x": x}, ats if self.rng.random() < 0.5 else [None] * len(ids), answer.set_result)
+        self.engine.steps.submit(ids, {"x": x}, ats if self.rng.random() < 0.5 else [None] * len(ids), answer.set_result)
         return answer
 
 
@@ -88,6 +88,6 @@ async def test_results_are_bit_identical_over_random_schedules(config: Config, m
         await player.rehearse()
         for _ in range(SCHEDULES[model]):
             await player.schedule()
-        assert len(engine.models.get(model).batches) > 20, "batches of many sizes were run"
+        assert len(engine.models.get(model).launcher.batches) > 20, "batches of many sizes were run"
     finally:
         await engine.stop()

@@ -20,14 +20,14 @@ async def test_a_message_of_two_sessions_is_refused_and_moves_neither(tmp_path: 
     engine = Engine(Config(models=tmp_path))
     await engine.start()
     try:
-        ids = [(await engine.create("alone")).id for _ in range(2)]
+        ids = [(await engine.lifecycle.create("alone")).id for _ in range(2)]
         with pytest.raises(InvalidRequest, match="one session at a time"):
-            engine.submit(ids, X, [0, 0], lambda _: None)
+            engine.steps.submit(ids, X, [0, 0], lambda _: None)
         for session_id in ids:
-            outputs, index = await engine.step(session_id, X, 0)
+            outputs, index = await engine.steps.step(session_id, X, 0)
             assert (outputs["y"][0, 0], index) == (1.5, 1)
-            assert (await engine.snapshot(session_id)).states["s"][0, 0] == 2.0
-            repeated, _ = await engine.step(session_id, X, 0)
+            assert (await engine.lifecycle.snapshot(session_id)).states["s"][0, 0] == 2.0
+            repeated, _ = await engine.steps.step(session_id, X, 0)
             assert np.array_equal(repeated["y"], outputs["y"])
     finally:
         await engine.stop()

@@ -58,27 +58,27 @@ Pair = tuple[Engine, Engine, MemoryStore]
 
 
 async def step(engine: Engine, session_id: str, index: int, x: Array | None = None) -> Array:
-    outputs, after = await engine.step(session_id, {"x": X[index] if x is None else x}, index)
+    outputs, after = await engine.steps.step(session_id, {"x": X[index] if x is None else x}, index)
     assert after == index + 1
     return outputs["y"]
 
 
 async def expected(engine: Engine, count: int) -> list[Array]:
     """The answers to X of a session in memory."""
-    session = await engine.create("lstm")
+    session = await engine.lifecycle.create("lstm")
     return [await step(engine, session.id, i) for i in range(count)]
 
 
 async def test_a_session_goes_on_at_another_server(pair: Pair) -> None:
     a, b, _ = pair
-    session = await a.create("lstm", durable=True)
+    session = await a.lifecycle.create("lstm", durable=True)
     answers = [await step(engine, session.id, i) for i, engine in enumerate((a, a, b, b, a, b, a, a))]
     np.testing.assert_array_equal(answers, await expected(a, 8))
 
 
 async def test_a_repeated_step_is_answered_by_another_server_and_only_the_last_one(pair: Pair) -> None:
     a, b, _ = pair
-    session = await a.create("lstm", durable=True)
+    session = await a.lifecycle.create("lstm", durable=True)
     answers = [await step(a, session.id, i) for i in range(3)]
     np.testing.assert_array_equal(await step(b, session.id, 2), answers[2])
     with pytest.raises(StepOutOfOrder) as error:
@@ -89,9 +89,9 @@ async def test_a_repeated_step_is_answered_by_another_server_and_only_the_last_o
 async def test_a_server_that_is_behind_does_not_answer_from_its_old_copy(pair: Pair) -> None:
     """Its last reply is of a time before the reset, at the same step_index."""
     a, b, _ = pair
-    session = await a.create("lstm", durable=True)
+    session = await a.lifecycle.create("lstm", durable=True)
     old = await step(a, session.id, 0, X[5])
-    await b.reset(session.id)
+    await b.lifecycle.reset(session.id)
     new = await step(b, session.id, 0)
     np.testing.assert_array_equal(await step(a, session.id, 0), new)
     assert not np.array_equal(old, new)
@@ -100,17 +100,17 @@ async def test_a_server_that_is_behind_does_not_answer_from_its_old_copy(pair: P
 
 async def test_a_step_without_index_runs_on_what_another_server_left(pair: Pair) -> None:
     a, b, _ = pair
-    session = await a.create("lstm", durable=True)
+    session = await a.lifecycle.create("lstm", durable=True)
     answers = []
     for i, engine in enumerate((a, b, a, b, a)):
-        outputs, _ = await engine.step(session.id, {"x": X[i]}, None)
+        outputs, _ = await engine.steps.step(session.id, {"x": X[i]}, None)
         answers.append(outputs["y"])
     np.testing.assert_array_equal(answers, await expected(a, 5))
 
 
 async def test_two_servers_at_once_take_every_step_once(pair: Pair) -> None:
     a, b, _ = pair
-    session = await a.create("lstm", durable=True)
+    session = await a.lifecycle.create("lstm", durable=True)
     want = await expected(a, 16)
     for i in range(16):
         both = await asyncio.gather(step(a, session.id, i), step(b, session.id, i))
@@ -119,11 +119,11 @@ async def test_two_servers_at_once_take_every_step_once(pair: Pair) -> None:
 
 async def test_one_message_may_carry_sessions_from_here_from_there_and_from_nowhere(pair: Pair) -> None:
     a, b, _ = pair
-    here, there = await a.create("lstm", durable=True), await b.create("lstm", durable=True)
+    here, there = await a.lifecycle.create("lstm", durable=True), await b.lifecycle.create("lstm", durable=True)
     await step(b, there.id, 0)
     over = asyncio.Event()
     inputs = np.concatenate([X[0], X[1], X[2]], 1)
-    ticket = a.submit([here.id, there.id, "durable-nowhere"], {"x": inputs}, [0, 1, 0], lambda _: over.set())
+    ticket = a.steps.submit([here.id, there.id, "durable-nowhere"], {"x": inputs}, [0, 1, 0], lambda _: over.set())
     await over.wait()
     positions, outputs, indexes = ticket.outcome()
     assert (positions, indexes, list(ticket.errors)) == ([0, 1], [1, 2], [2])
@@ -135,47 +135,47 @@ async def test_one_message_may_carry_sessions_from_here_from_there_and_from_nowh
 
 async def test_state_fork_reset_and_delete_see_what_another_server_did(pair: Pair) -> None:
     a, b, _ = pair
-    session = await a.create("lstm", durable=True)
+    session = await a.lifecycle.create("lstm", durable=True)
     await step(a, session.id, 0)
     for i in (1, 2):
         await step(b, session.id, i)
-    assert (await a.snapshot(session.id)).step_index == 3
-    forks = await a.fork(session.id, 2)
+    assert (await a.lifecycle.snapshot(session.id)).step_index == 3
+    forks = await a.lifecycle.fork(session.id, 2)
     want = await step(b, session.id, 3)
     for fork in forks:
         np.testing.assert_array_equal(await step(b, fork.id, 3), want)
-    assert (await a.reset(session.id)).step_index == 0
+    assert (await a.lifecycle.reset(session.id)).step_index == 0
     np.testing.assert_array_equal(await step(b, session.id, 0), (await expected(a, 1))[0])
-    await a.delete(session.id)
+    await a.lifecycle.delete(session.id)
     with pytest.raises(SessionNotFound):
         await step(b, session.id, 1)
     with pytest.raises(SessionNotFound):
-        await b.delete(session.id)
+        await b.lifecycle.delete(session.id)
 
 
 async def test_a_snapshot_moves_between_sessions_in_memory_and_durable_ones(pair: Pair) -> None:
     a, b, _ = pair
-    session = await a.create("lstm")
+    session = await a.lifecycle.create("lstm")
     for i in range(3):
         await step(a, session.id, i)
-    snapshot = await a.snapshot(session.id)
-    moved = await b.create("lstm", snapshot=snapshot, checksum=snapshot.checksum(), durable=True)
+    snapshot = await a.lifecycle.snapshot(session.id)
+    moved = await b.lifecycle.create("lstm", snapshot=snapshot, checksum=snapshot.checksum(), durable=True)
     np.testing.assert_array_equal(await step(a, moved.id, 3), await step(a, session.id, 3))
 
 
 async def test_a_session_of_several_rows_and_steps_is_repeated_whole(pair: Pair) -> None:
     a, b, _ = pair
-    session = await a.create("lstm", batch=3, durable=True)
+    session = await a.lifecycle.create("lstm", batch=3, durable=True)
     x = np.random.default_rng(1).standard_normal((40, 3, 10), np.float32)
-    first, _ = await a.step(session.id, {"x": x}, 0)
-    again, index = await b.step(session.id, {"x": x}, 0)
+    first, _ = await a.steps.step(session.id, {"x": x}, 0)
+    again, index = await b.steps.step(session.id, {"x": x}, 0)
     assert index == 40
     np.testing.assert_array_equal(first["y"], again["y"])
 
 
 async def test_a_record_of_another_digest_is_refused(pair: Pair) -> None:
     a, b, store = pair
-    session = await a.create("lstm", durable=True)
+    session = await a.lifecycle.create("lstm", durable=True)
     (data,) = await store.load([session.id])
     assert data is not None
     record = Record.decode(data)
@@ -188,7 +188,7 @@ async def test_a_record_of_another_digest_is_refused(pair: Pair) -> None:
 
 async def test_a_damaged_record_is_refused(pair: Pair) -> None:
     a, b, store = pair
-    session = await a.create("lstm", durable=True)
+    session = await a.lifecycle.create("lstm", durable=True)
     (data,) = await store.load([session.id])
     assert data is not None
     assert await store.write([Write(session.id, data[:16], data[:-1] + b"!")]) == [None]
@@ -199,12 +199,12 @@ async def test_a_damaged_record_is_refused(pair: Pair) -> None:
 async def test_a_server_without_a_store_refuses_durable_sessions(models: Path) -> None:
     async with engines(models, None, 1) as (engine,):
         with pytest.raises(InvalidRequest, match="--store"):
-            await engine.create("lstm", durable=True)
+            await engine.lifecycle.create("lstm", durable=True)
 
 
 async def test_sessions_expire_in_the_store_too(models: Path) -> None:
     async with engines(models, MemoryStore(ttl=0.2)) as (a, b):
-        session = await a.create("lstm", durable=True)
+        session = await a.lifecycle.create("lstm", durable=True)
         await step(a, session.id, 0)
         await asyncio.sleep(0.3)
         with pytest.raises(SessionNotFound):
@@ -215,7 +215,7 @@ async def test_sessions_expire_in_the_store_too(models: Path) -> None:
 
 async def test_a_full_server_lets_go_of_idle_durable_sessions_and_loads_them_again(models: Path) -> None:
     async with engines(models, MemoryStore(ttl=60), 1, state_memory=4 * 320, spill_memory=0) as (engine,):  # room for four
-        sessions = [await engine.create("lstm", durable=True) for _ in range(9)]
+        sessions = [await engine.lifecycle.create("lstm", durable=True) for _ in range(9)]
         assert len(engine.sessions) == 4
         want = await expected(engine, 2)
         for i in range(2):
@@ -225,19 +225,19 @@ async def test_a_full_server_lets_go_of_idle_durable_sessions_and_loads_them_aga
 
 async def test_a_draining_server_sends_durable_sessions_to_another(pair: Pair) -> None:
     a, b, _ = pair
-    session = await a.create("lstm", durable=True)
+    session = await a.lifecycle.create("lstm", durable=True)
     await a.drain()
     with pytest.raises(Draining):
         await step(a, session.id, 0)
     with pytest.raises(Draining):
-        await a.create("lstm", durable=True)
+        await a.lifecycle.create("lstm", durable=True)
     await step(b, session.id, 0)
 
 
 async def test_every_so_many_steps_only_some_are_written_and_the_rest_when_idle(models: Path) -> None:
     store = MemoryStore(ttl=60)
     async with engines(models, store, save_every=4) as (a, b):
-        session = await a.create("lstm", durable=True)
+        session = await a.lifecycle.create("lstm", durable=True)
 
         async def stored() -> int:
             (data,) = await store.load([session.id])
@@ -249,8 +249,8 @@ async def test_every_so_many_steps_only_some_are_written_and_the_rest_when_idle(
             await step(a, session.id, i)
             seen.append(await stored())
         assert seen == [0, 0, 0, 4, 4, 4]
-        assert (await a.snapshot(session.id)).step_index == 6
-        (fork,) = await a.fork(session.id, 1)
+        assert (await a.lifecycle.snapshot(session.id)).step_index == 6
+        (fork,) = await a.lifecycle.fork(session.id, 1)
         assert fork.step_index == 6
         while await stored() < 6:
             await asyncio.sleep(0.1)
@@ -303,13 +303,13 @@ async def test_a_step_whose_write_fails_leaves_the_state_as_it_was(models: Path)
     store = BrokenStore()
     async with engines(models, store, 1) as (engine,):
         want = await expected(engine, 3)
-        session = await engine.create("lstm", durable=True)
+        session = await engine.lifecycle.create("lstm", durable=True)
         await step(engine, session.id, 0)
         store.broken = True
-        used = session.runner.arena.used
+        used = engine.models.of(session).arena.used
         failed = await asyncio.gather(*(step(engine, session.id, i) for i in (1, 2)), return_exceptions=True)
         assert [type(error) for error in failed] == [StoreUnavailable, StoreUnavailable]
-        assert (session.step_index, session.runner.arena.used) == (1, used)
+        assert (session.step_index, engine.models.of(session).arena.used) == (1, used)
         store.broken = False
         np.testing.assert_array_equal([await step(engine, session.id, i) for i in (1, 2)], want[1:])
 
@@ -338,7 +338,7 @@ class LateStore(MemoryStore):
 async def test_steps_that_are_sent_ahead_to_a_server_that_has_to_load_keep_their_order(models: Path) -> None:
     store = LateStore()
     async with engines(models, store) as (a, b):
-        session = await a.create("lstm", durable=True)
+        session = await a.lifecycle.create("lstm", durable=True)
         first = await step(a, session.id, 0)
         store.seconds = [0.1, 0.05, 0.02]
         rest = await asyncio.gather(*(step(b, session.id, i) for i in range(1, 12)))
@@ -349,7 +349,7 @@ async def test_a_step_that_is_cancelled_while_it_is_written_has_happened(models:
     """The store has it; only its caller has gone. Repeated, it gives its reply."""
     store = LateStore()
     async with engines(models, store, 1) as (engine,):
-        session = await engine.create("lstm", durable=True)
+        session = await engine.lifecycle.create("lstm", durable=True)
         store.writing.clear()
         store.seconds = [0.1]
         cancelled = asyncio.create_task(step(engine, session.id, 0))
@@ -363,7 +363,7 @@ async def test_a_step_that_is_cancelled_while_it_is_written_has_happened(models:
 async def test_a_session_in_memory_does_not_wait_for_the_store(models: Path) -> None:
     store = LateStore()
     async with engines(models, store, 1) as (engine,):
-        durable, volatile = await engine.create("lstm", durable=True), await engine.create("lstm")
+        durable, volatile = await engine.lifecycle.create("lstm", durable=True), await engine.lifecycle.create("lstm")
         store.seconds = [0.5]
         waiting = asyncio.create_task(step(engine, durable.id, 0))
         for i in range(16):

@@ -5,7 +5,8 @@ import inspect
 from google.rpc import code_pb2
 from statecell_server import errors
 from statecell_server.errors import StatecellError
-from statecell_server.protocols.v1 import wire
+from statecell_server.protocols import status
+from statecell_server.protocols.v1.wire import write_error
 
 ERRORS = [
     e for _, e in inspect.getmembers(errors, inspect.isclass) if issubclass(e, StatecellError) and e is not StatecellError
@@ -13,8 +14,8 @@ ERRORS = [
 
 
 def test_every_error_is_in_the_table_of_codes_and_nothing_else_is() -> None:
-    assert set(wire.CODES) == set(ERRORS)
-    assert set(wire.CODES.values()) <= set(code_pb2.Code.values())
+    assert set(status.CODES) == set(ERRORS)
+    assert set(status.CODES.values()) <= set(code_pb2.Code.values())
 
 
 def test_reasons_are_distinct_and_in_capitals() -> None:
@@ -24,9 +25,9 @@ def test_reasons_are_distinct_and_in_capitals() -> None:
 
 
 def test_errors_that_may_pass_travel_with_retry_info() -> None:
-    with_retry = {e.reason for e in ERRORS if len(wire.write_status(e("why")).details) == 2}
+    with_retry = {e.reason for e in ERRORS if len(status.write_status(e("why")).details) == 2}
     assert {"QUEUE_FULL", "STATE_BUDGET_EXCEEDED", "DRAINING"} <= with_retry
-    assert with_retry == {e.reason for e in ERRORS if wire.write_error(0, "s", e("why")).HasField("retry_delay")}
+    assert with_retry == {e.reason for e in ERRORS if write_error(0, "s", e("why")).HasField("retry_delay")}
 
 
 def test_every_error_says_whose_fault_it_is() -> None:

@@ -100,28 +100,31 @@ async def play(engine: Engine, model: str) -> list[Array]:
     """Everything that a long random schedule shows: outputs, snapshots, forks, sessions set and reset. The same each time."""
     rng, spec = np.random.default_rng(7), engine.models.get(model).spec
     shown: list[Array] = []
-    ids = [(await engine.create(model, batch=int(rng.choice([1, 1, 2])) if spec.has_batch else 1)).id for _ in range(SESSIONS)]
+    ids = [
+        (await engine.lifecycle.create(model, batch=int(rng.choice([1, 1, 2])) if spec.has_batch else 1)).id
+        for _ in range(SESSIONS)
+    ]
     for _ in range(ROUNDS):
         chosen = rng.permutation(SESSIONS)[: rng.integers(1, SESSIONS + 1)]
         calls = []
         for i in chosen:
             batch = engine.sessions.get(ids[i]).batch
             seq_len = int(rng.choice([1, 1, 1, 3, 70])) if spec.has_time else 1  # 70: more than one run
-            calls.append(engine.step(ids[i], drawn(spec, seq_len, batch, rng), None))
+            calls.append(engine.steps.step(ids[i], drawn(spec, seq_len, batch, rng), None))
         for outputs, _ in await asyncio.gather(*calls):
             shown += outputs.values()
         i, what = int(rng.integers(SESSIONS)), rng.random()
-        snapshot = await engine.snapshot(ids[i])
+        snapshot = await engine.lifecycle.snapshot(ids[i])
         shown += snapshot.states.values()
         if what < 0.1:
-            await engine.reset(ids[i])
+            await engine.lifecycle.reset(ids[i])
         elif what < 0.3:
-            fork = (await engine.fork(ids[i], 1))[0].id
-            await engine.delete(ids[i])
+            fork = (await engine.lifecycle.fork(ids[i], 1))[0].id
+            await engine.lifecycle.delete(ids[i])
             ids[i] = fork
         elif what < 0.5:
-            await engine.delete(ids[i])
-            ids[i] = (await engine.create(model, snapshot=snapshot, checksum=snapshot.checksum())).id
+            await engine.lifecycle.delete(ids[i])
+            ids[i] = (await engine.lifecycle.create(model, snapshot=snapshot, checksum=snapshot.checksum())).id
     return shown
 
 
@@ -135,7 +138,7 @@ async def test_a_random_schedule_shows_the_same_bits_on_the_host_and_in_the_grap
         seen.append(await play(engine, model))
         arena = engine.models.get(model).arena
         for session in list(engine.sessions):
-            await engine.delete(session.id)
+            await engine.lifecycle.delete(session.id)
         assert arena.used == 0
         await engine.stop()
     assert len(seen[0]) == len(seen[1]) > ROUNDS
@@ -146,15 +149,15 @@ async def test_the_arena_grows_under_steps_and_keeps_every_row(variety: Path) ->
     engine = Engine(Config(models=variety, state_arena="graph", max_batch=64))
     await engine.start()
     rng, spec = np.random.default_rng(0), engine.models.get("lstm").spec
-    first = await engine.create("lstm", batch=50)
-    await engine.step(first.id, drawn(spec, 3, 50, rng), None)
-    before = await engine.snapshot(first.id)
-    many = [(await engine.create("lstm")).id for _ in range(1500)]
-    await asyncio.gather(*(engine.step(i, drawn(spec, 1, 1, rng), None) for i in many))
+    first = await engine.lifecycle.create("lstm", batch=50)
+    await engine.steps.step(first.id, drawn(spec, 3, 50, rng), None)
+    before = await engine.lifecycle.snapshot(first.id)
+    many = [(await engine.lifecycle.create("lstm")).id for _ in range(1500)]
+    await asyncio.gather(*(engine.steps.step(i, drawn(spec, 1, 1, rng), None) for i in many))
     assert engine.models.get("lstm").arena.capacity > 1500
-    after = await engine.snapshot(first.id)
+    after = await engine.lifecycle.snapshot(first.id)
     assert all(np.array_equal(before.states[n], after.states[n]) for n in before.states)
-    fresh = await engine.snapshot((await engine.create("lstm")).id)
+    fresh = await engine.lifecycle.snapshot((await engine.lifecycle.create("lstm")).id)
     assert not any(fresh.states[n].any() for n in fresh.states), "the initial slot is as it was"
     await engine.stop()
 
@@ -162,24 +165,24 @@ async def test_the_arena_grows_under_steps_and_keeps_every_row(variety: Path) ->
 async def test_a_refused_input_costs_its_own_session_nothing_and_the_others_nothing(variety: Path) -> None:
     engine = Engine(Config(models=variety, state_arena="graph"))
     await engine.start()
-    good, bad = (await engine.create("tagger")).id, (await engine.create("tagger")).id
+    good, bad = (await engine.lifecycle.create("tagger")).id, (await engine.lifecycle.create("tagger")).id
     x = np.full((1, 70), 4)
     wrong = x.copy()
     wrong[0, 60] = 99  # no such embedding: refused in the step's second run or a later one
     for session in (good, bad):
-        await engine.step(session, {"x": x}, None)
-    before = await engine.snapshot(bad)
+        await engine.steps.step(session, {"x": x}, None)
+    before = await engine.lifecycle.snapshot(bad)
     results = await asyncio.gather(
-        engine.step(good, {"x": x}, None), engine.step(bad, {"x": wrong}, None), return_exceptions=True
+        engine.steps.step(good, {"x": x}, None), engine.steps.step(bad, {"x": wrong}, None), return_exceptions=True
     )
     assert not isinstance(results[0], BaseException)
     assert isinstance(results[1], InputRefused)
-    after = await engine.snapshot(bad)
+    after = await engine.lifecycle.snapshot(bad)
     assert after.step_index == 70
     assert all(np.array_equal(before.states[n], after.states[n]) for n in before.states)
-    expected = (await engine.create("tagger")).id
+    expected = (await engine.lifecycle.create("tagger")).id
     for _ in range(2):
-        outputs, _ = await engine.step(expected, {"x": x}, None)
+        outputs, _ = await engine.steps.step(expected, {"x": x}, None)
     assert np.array_equal(outputs["y"], results[0][0]["y"])
     await engine.stop()
 
@@ -189,15 +192,15 @@ async def test_on_a_device_that_is_full_steps_that_find_room_go_on(variety: Path
     await engine.start()
     rng, arena = np.random.default_rng(1), engine.models.get("lstm").arena
     assert isinstance(arena, GraphArena)
-    spec, session = engine.models.get("lstm").spec, (await engine.create("lstm")).id
-    await engine.step(session, drawn(spec, 3, 1, rng), None)
+    spec, session = engine.models.get("lstm").spec, (await engine.lifecycle.create("lstm")).id
+    await engine.steps.step(session, drawn(spec, 3, 1, rng), None)
     arena.capacity = 1 << 40  # more than there can be: as if a model beside it had taken the rest
-    await engine.step(session, drawn(spec, 70, 1, rng), None)
-    before = await engine.snapshot(session)
+    await engine.steps.step(session, drawn(spec, 70, 1, rng), None)
+    before = await engine.lifecycle.snapshot(session)
     arena._free.append(1 << 39)  # the next slot that is given out
     with pytest.raises(StateBudgetExceeded, match="--state-memory"):
-        await engine.step(session, drawn(spec, 1, 1, rng), None)
-    after = await engine.snapshot(session)
+        await engine.steps.step(session, drawn(spec, 1, 1, rng), None)
+    after = await engine.lifecycle.snapshot(session)
     assert after.step_index == before.step_index == 73
     assert all(np.array_equal(before.states[n], after.states[n]) for n in before.states)
     await engine.stop()
@@ -207,13 +210,13 @@ async def test_states_are_read_while_other_rows_are_written(variety: Path) -> No
     engine = Engine(Config(models=variety, state_arena="graph"))
     await engine.start()
     rng, spec = np.random.default_rng(1), engine.models.get("lstm").spec
-    still, busy = (await engine.create("lstm", batch=8)).id, (await engine.create("lstm", batch=100)).id
-    await engine.step(still, drawn(spec, 2, 8, rng), None)
-    before = await engine.snapshot(still)
-    running = asyncio.create_task(engine.step(busy, drawn(spec, 2000, 100, rng), None))
+    still, busy = (await engine.lifecycle.create("lstm", batch=8)).id, (await engine.lifecycle.create("lstm", batch=100)).id
+    await engine.steps.step(still, drawn(spec, 2, 8, rng), None)
+    before = await engine.lifecycle.snapshot(still)
+    running = asyncio.create_task(engine.steps.step(busy, drawn(spec, 2000, 100, rng), None))
     reads = 0
     while not running.done():
-        now = await engine.snapshot(still)
+        now = await engine.lifecycle.snapshot(still)
         assert all(np.array_equal(before.states[n], now.states[n]) for n in before.states)
         reads += 1
         await asyncio.sleep(0)
@@ -230,19 +233,19 @@ async def test_idle_states_spill_and_come_back_and_durable_ones_outlive_their_se
         engine = Engine(config, store)
         await engine.start()
         spec = engine.models.get("lstm").spec
-        ids = [(await engine.create("lstm", durable=i % 2 == 0)).id for i in range(200)]
+        ids = [(await engine.lifecycle.create("lstm", durable=i % 2 == 0)).id for i in range(200)]
         for _ in range(2):
             for first in range(0, 200, 8):
                 x = drawn(spec, 3, 8, rng)["x"]
-                calls = [engine.step(ids[first + i], {"x": x[:, i : i + 1]}, None) for i in range(8)]
+                calls = [engine.steps.step(ids[first + i], {"x": x[:, i : i + 1]}, None) for i in range(8)]
                 await asyncio.gather(*calls)
         assert any(s.loaded is not None for s in engine.sessions), "200 rows do not fit into 40"
-        before = [await engine.snapshot(i) for i in ids]
+        before = [await engine.lifecycle.snapshot(i) for i in ids]
         await engine.stop()
         after = Engine(replace(config, state_arena="host"), store)  # another server, that keeps states elsewhere
         await after.start()
         for i in range(0, 200, 2):
-            found = await after.snapshot(ids[i])
+            found = await after.lifecycle.snapshot(ids[i])
             assert found.step_index == 6
             assert all(np.array_equal(found.states[n], before[i].states[n]) for n in found.states)
         await after.stop()

@@ -58,10 +58,10 @@ async def test_a_step_gives_the_same_bits_whoever_steps_beside_it(varying: Path,
     engine = Engine(Config(models=varying, state_arena=arena, batch_variance=policy, max_batch=16))
     await engine.start()
     x = np.random.default_rng(0).standard_normal((6, 8, 32)).astype(np.float32)
-    alone = [(await engine.infer("rnn", "", {"x": x[:, i : i + 1]}))["y"] for i in range(8)]
-    ids = [(await engine.create("rnn")).id for _ in range(8)]
+    alone = [(await engine.steps.infer("rnn", "", {"x": x[:, i : i + 1]}))["y"] for i in range(8)]
+    ids = [(await engine.lifecycle.create("rnn")).id for _ in range(8)]
     for t in range(6):
-        replies = await asyncio.gather(*(engine.step(s, {"x": x[t : t + 1, i : i + 1]}, None) for i, s in enumerate(ids)))
+        replies = await asyncio.gather(*(engine.steps.step(s, {"x": x[t : t + 1, i : i + 1]}, None) for i, s in enumerate(ids)))
         for i, (outputs, _) in enumerate(replies):
             assert np.array_equal(outputs["y"][0], alone[i][t])
     await engine.stop()
@@ -73,9 +73,9 @@ async def test_where_the_length_of_a_run_matters_every_run_is_of_one_step(varyin
     assert (sharing.run_length, sharing.max_batch, sharing.variance) == (1, 256, "")
     await engine.start()
     x = np.random.default_rng(0).standard_normal((50, 1, 32)).astype(np.float16)
-    whole = (await engine.infer("half", "", {"x": x}))["y"]
-    session = (await engine.create("half")).id
-    steps = [(await engine.step(session, {"x": x[t : t + 1]}, None))[0]["y"] for t in range(50)]
+    whole = (await engine.steps.infer("half", "", {"x": x}))["y"]
+    session = (await engine.lifecycle.create("half")).id
+    steps = [(await engine.steps.step(session, {"x": x[t : t + 1]}, None))[0]["y"] for t in range(50)]
     assert np.array_equal(np.concatenate(steps), whole)
     await engine.stop()
 

@@ -59,16 +59,17 @@ def write_statistics(runner: Runner, success: tuple[int, int], fail: tuple[int, 
     Clients expect the four parts of a request's time to have one count. Known are the whole, and how long a row is in a run on
     average, whoever sent it; what remains counts as queue.
     """
-    runs = sorted(runner.batches.items())
+    launcher = runner.launcher
+    runs = sorted(launcher.batches.items())
     rows = sum(size * times for size, times in runs)
     count, ns = success
-    infer = min(ns, count * sum(size * runner.busy[size] for size, _ in runs) // max(1, rows))
+    infer = min(ns, count * sum(size * launcher.busy[size] for size, _ in runs) // max(1, rows))
     return pb.ModelStatistics(
         name=runner.name,
         version=runner.version,
-        last_inference=int(runner.last_run * 1000),
+        last_inference=int(launcher.last_run * 1000),
         inference_count=rows,
-        execution_count=runner.batches.total(),
+        execution_count=launcher.batches.total(),
         inference_stats=pb.InferStatistics(
             success=_duration(*success),
             fail=_duration(*fail),
@@ -81,7 +82,7 @@ def write_statistics(runner: Runner, success: tuple[int, int], fail: tuple[int, 
             pb.InferBatchStatistics(
                 batch_size=size,
                 compute_input=_duration(times, 0),
-                compute_infer=_duration(times, runner.busy[size]),
+                compute_infer=_duration(times, launcher.busy[size]),
                 compute_output=_duration(times, 0),
             )
             for size, times in runs

@@ -13,7 +13,7 @@ from statecell_server.protocols.oip.ended import Ended
 from statecell_server.protocols.oip.roll import Roll
 from statecell_server.protocols.oip.sequence import Sequence
 from statecell_server.protocols.oip.turn import Answer, Key, Turn, session_id
-from statecell_server.sessions.sessions import Session
+from statecell_server.sessions.session import Session
 
 
 class Sequences:
@@ -72,7 +72,7 @@ class Sequences:
         session = self._known(name)
         if session is None and (turn.durable or not turn.start):
             try:
-                session = await self._engine.attach(name)
+                session = await self._engine.lifecycle.attach(name)
             except SessionNotFound:
                 return None
         if session is not None:
@@ -94,7 +94,7 @@ class Sequences:
         inputs, states = split_states(spec, turn.tensors)
         rows = _rows(spec, inputs)
         name = session_id(turn.key, durable=turn.durable)
-        session = await self._engine.create(
+        session = await self._engine.lifecycle.create(
             turn.model, turn.version, batch=rows, state=states, durable=turn.durable, session_id=name
         )
         sequence.begin(session.id)
@@ -109,7 +109,7 @@ class Sequences:
 
     async def _advance(self, sequence: Sequence, session: Session, turn: Turn, repeated: int | None = None) -> Answer:
         """`repeated`: the step_index of the request that the turn repeats, if it does."""
-        runner = session.runner
+        runner = self._engine.models.of(session)
         if turn.version not in ("", runner.version):
             raise InvalidRequest(
                 f"sequence {turn.sequence_id!r} was started on version {runner.version}, the request says {turn.version}",
@@ -118,12 +118,12 @@ class Sequences:
         check_outputs(turn.outputs, runner.output_names)
         tensors = split_states(runner.spec, turn.tensors)[0] if turn.start else turn.tensors
         wanted = turn.step_index if repeated is None else repeated
-        index = session.next_index if wanted is None else wanted
+        index = runner.scheduler.lines.next_index(session) if wanted is None else wanted
         try:
-            outputs, step_index = await self._engine.step(session.id, tensors, index)
+            outputs, step_index = await self._engine.steps.step(session.id, tensors, index)
         except StepOutOfOrder:
             moved = self._known(session.id)
-            if wanted is not None or moved is None or moved.next_index == index:
+            if wanted is not None or moved is None or runner.scheduler.lines.next_index(moved) == index:
                 raise
             return await self._advance(sequence, moved, turn)  # another server has moved it on
         sequence.apply(turn, index)
@@ -136,7 +136,7 @@ class Sequences:
     async def _delete(self, session: Session) -> None:
         """Unless somebody else has done so meanwhile."""
         with contextlib.suppress(SessionNotFound):
-            await self._engine.delete(session.id)
+            await self._engine.lifecycle.delete(session.id)
         self._roll.end(session.id)
 
     def _absent(self, turn: Turn) -> StatecellError:

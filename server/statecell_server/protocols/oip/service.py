@@ -4,7 +4,6 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator
 
-from grpc_status import rpc_status
 from statecell.oip import inference_pb2 as pb
 from statecell.oip import inference_pb2_grpc
 
@@ -13,6 +12,7 @@ from statecell_server.batching.inputs import check_outputs
 from statecell_server.config import Config, ConfigError
 from statecell_server.engine.engine import Engine
 from statecell_server.errors import Draining, InvalidRequest, ModelNotFound, StatecellError
+from statecell_server.protocols.call import Context, Streams, end, unary
 from statecell_server.protocols.oip.model import write_config, write_metadata, write_statistics
 from statecell_server.protocols.oip.roll import Roll
 from statecell_server.protocols.oip.sequences import Sequences
@@ -25,10 +25,6 @@ from statecell_server.protocols.oip.wire import (
     write_answer,
     write_streamed_error,
 )
-from statecell_server.protocols.v1.service import Context, unary
-from statecell_server.protocols.v1.wire import write_status
-from statecell_server.transport.exchange import Carrier
-from statecell_server.transport.grpcio_server import carrier
 
 EXTENSIONS = (
     "sequence",
@@ -61,7 +57,7 @@ class GRPCInferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
             raise ConfigError(f"--sequence-roll {config.sequence_roll} cannot be written: {error.strerror}") from error
         self._sequences = Sequences(engine, self._roll)
         self._counts: defaultdict[tuple[str, str], Count] = defaultdict(Count)
-        self._streams: set[Carrier] = set()
+        self._streams = Streams()
 
     @unary
     async def ServerLive(self, _: pb.ServerLiveRequest) -> pb.ServerLiveResponse:
@@ -94,15 +90,10 @@ class GRPCInferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
         return pb.ModelConfigResponse(config=write_config(runner, self._config.max_batch, self._config.session_ttl))
 
     async def ModelStreamInfer(self, _: AsyncIterator[pb.ModelInferRequest], context: Context) -> None:
-        call = carrier(context)
-        self._streams.add(call)
-        try:
-            await call.exchange(InferStream(self._infer_streamed))
-        finally:
-            self._streams.discard(call)
+        await self._streams.carry(context, InferStream(self._infer_streamed))
         if self._engine.draining:
             error = Draining("the server is about to stop; what was answered is done, send the rest to another")
-            await context.abort_with_status(rpc_status.to_status(write_status(error)))
+            await end(context, error)
 
     async def _infer_streamed(self, request: pb.ModelInferRequest) -> pb.ModelStreamInferResponse:
         response = pb.ModelStreamInferResponse()
@@ -135,7 +126,7 @@ class GRPCInferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
         runner = self._engine.models.get(request.model_name, request.model_version)
         wanted = read_outputs(request) or runner.output_names
         check_outputs(wanted, [*runner.output_names, *(s.output for s in runner.spec.states)])
-        outputs = await self._engine.infer(runner.name, runner.version, read_inputs(request))
+        outputs = await self._engine.steps.infer(runner.name, runner.version, read_inputs(request))
         return Answer(runner, {name: outputs[name] for name in wanted}, None)
 
     def _failed(self, request: pb.ModelInferRequest, ns: int) -> None:
@@ -179,8 +170,7 @@ class GRPCInferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
 
     def drain(self) -> None:
         """Streams answer what they have read, and end."""
-        for call in self._streams:
-            call.drain()
+        self._streams.drain()
 
     def close(self) -> None:
         """After the last call was answered."""

@@ -6,35 +6,26 @@ from typing import Any
 
 from statecell.oip import inference_pb2 as pb
 
+from statecell_server.protocols.stream import MessageStream
+
 Infer = Callable[[pb.ModelInferRequest], Coroutine[Any, Any, pb.ModelStreamInferResponse]]
 
 
-class InferStream:
-    """An Exchange that begins requests in the order in which they come, and answers each when it can be."""
+class InferStream(MessageStream):
+    """Gives each request a task, and answers it when that is done."""
 
     def __init__(self, infer: Infer) -> None:
+        super().__init__()
         self._infer = infer
         self._loop = asyncio.get_running_loop()
-        self._tasks: set[asyncio.Task[pb.ModelStreamInferResponse]] = set()
-
-    @property
-    def open(self) -> int:
-        return len(self._tasks)
-
-    def begin(self, answer: Callable[[pb.ModelStreamInferResponse], None], fail: Callable[[BaseException], None]) -> None:
-        self._answer, self._fail = answer, fail
 
     def receive(self, request: pb.ModelInferRequest) -> None:
         task = self._loop.create_task(self._infer(request))
-        self._tasks.add(task)
+        self._pending.add(task)
         task.add_done_callback(self._over)
 
-    def cancel(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-
     def _over(self, task: asyncio.Task[pb.ModelStreamInferResponse]) -> None:
-        self._tasks.discard(task)
+        self._pending.discard(task)
         if task.cancelled():
             return
         error = task.exception()

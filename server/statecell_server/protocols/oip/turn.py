@@ -6,7 +6,7 @@ from typing import NamedTuple
 from statecell.tensor import Array
 
 from statecell_server.batching.runner import Runner
-from statecell_server.sessions.sessions import DURABLE
+from statecell_server.sessions.session import DURABLE
 
 Key = tuple[str, str]  # model, sequence id
 

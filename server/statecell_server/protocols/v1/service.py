@@ -1,16 +1,13 @@
 """The statecell.v1 servicer: unpack, one await, pack."""
 
-import functools
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator
 
-import grpc
-from grpc_status import rpc_status
 from statecell.v1 import inference_pb2 as pb
 from statecell.v1 import inference_pb2_grpc
 
 from statecell_server.engine.engine import Engine
-from statecell_server.errors import Draining, StatecellError
+from statecell_server.errors import Draining
+from statecell_server.protocols.call import Context, Streams, end, unary
 from statecell_server.protocols.v1.stream import StepStream
 from statecell_server.protocols.v1.wire import (
     read_snapshot,
@@ -18,29 +15,8 @@ from statecell_server.protocols.v1.wire import (
     write_model,
     write_session,
     write_snapshot,
-    write_status,
     write_tensors,
 )
-from statecell_server.transport.exchange import Carrier
-from statecell_server.transport.grpcio_server import carrier
-
-Q = TypeVar("Q")
-A = TypeVar("A")
-Context = grpc.aio.ServicerContext[Any, Any]
-
-
-def unary(call: Callable[[Any, Q], Awaitable[A]]) -> Callable[[Any, Q, Context], Awaitable[A]]:
-    """A call that ends with its error's code and details."""
-
-    @functools.wraps(call)
-    async def answer(self: Any, request: Q, context: Context) -> A:
-        try:
-            return await call(self, request)
-        except StatecellError as error:
-            await context.abort_with_status(rpc_status.to_status(write_status(error)))
-            raise AssertionError("abort_with_status raises") from error
-
-    return answer
 
 
 class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
@@ -48,7 +24,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._streams: set[Carrier] = set()
+        self._streams = Streams()
 
     @unary
     async def ListModels(self, _: pb.ListModelsRequest) -> pb.ListModelsResponse:
@@ -61,7 +37,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
 
     @unary
     async def Infer(self, request: pb.InferRequest) -> pb.InferResponse:
-        outputs = await self._engine.infer(request.model, request.version, read_tensors(request.inputs))
+        outputs = await self._engine.steps.infer(request.model, request.version, read_tensors(request.inputs))
         reply = pb.InferResponse()
         write_tensors(outputs.items(), reply.outputs)
         return reply
@@ -69,7 +45,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     @unary
     async def CreateSession(self, request: pb.CreateSessionRequest) -> pb.CreateSessionResponse:
         snapshot = request.snapshot if request.HasField("snapshot") else None
-        session = await self._engine.create(
+        session = await self._engine.lifecycle.create(
             request.model,
             request.version,
             batch=request.batch,
@@ -83,43 +59,39 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     @unary
     async def Step(self, request: pb.StepRequest) -> pb.StepResponse:
         index = request.step_index if request.HasField("step_index") else None
-        outputs, index = await self._engine.step(request.session_id, read_tensors(request.inputs), index)
+        outputs, index = await self._engine.steps.step(request.session_id, read_tensors(request.inputs), index)
         reply = pb.StepResponse(step_index=index)
         write_tensors(outputs.items(), reply.outputs)
         return reply
 
     async def StreamSteps(self, _: AsyncIterator[pb.StreamStepsRequest], context: Context) -> None:
-        call, stream = carrier(context), StepStream(self._engine)
+        stream = StepStream(self._engine)
         if not self._engine.draining:
-            self._streams.add(call)
-            try:
-                await call.exchange(stream)
-            finally:
-                self._streams.discard(call)
+            await self._streams.carry(context, stream)
         if self._engine.draining:
             count = stream.received
             error = Draining(
                 f"the server is about to stop; it has answered the first {count} messages, send the rest to another",
                 answered=count,
             )
-            await context.abort_with_status(rpc_status.to_status(write_status(error)))
+            await end(context, error)
 
     @unary
     async def GetState(self, request: pb.GetStateRequest) -> pb.GetStateResponse:
-        return pb.GetStateResponse(snapshot=write_snapshot(await self._engine.snapshot(request.session_id)))
+        return pb.GetStateResponse(snapshot=write_snapshot(await self._engine.lifecycle.snapshot(request.session_id)))
 
     @unary
     async def ForkSession(self, request: pb.ForkSessionRequest) -> pb.ForkSessionResponse:
-        forks = await self._engine.fork(request.session_id, request.count)
+        forks = await self._engine.lifecycle.fork(request.session_id, request.count)
         return pb.ForkSessionResponse(sessions=[write_session(fork) for fork in forks])
 
     @unary
     async def ResetSession(self, request: pb.ResetSessionRequest) -> pb.ResetSessionResponse:
-        return pb.ResetSessionResponse(session=write_session(await self._engine.reset(request.session_id)))
+        return pb.ResetSessionResponse(session=write_session(await self._engine.lifecycle.reset(request.session_id)))
 
     @unary
     async def DeleteSession(self, request: pb.DeleteSessionRequest) -> pb.DeleteSessionResponse:
-        await self._engine.delete(request.session_id)
+        await self._engine.lifecycle.delete(request.session_id)
         return pb.DeleteSessionResponse()
 
     @unary
@@ -129,5 +101,4 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
 
     def drain(self) -> None:
         """Streams answer what they have read, and end."""
-        for call in self._streams:
-            call.drain()
+        self._streams.drain()

@@ -1,50 +1,40 @@
 """StepStream: the messages of one StreamSteps call."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from statecell.v1 import inference_pb2 as pb
 
 from statecell_server.engine.engine import Engine
 from statecell_server.engine.ticket import Ticket
 from statecell_server.errors import StatecellError
+from statecell_server.protocols.stream import MessageStream
 from statecell_server.protocols.v1.wire import read_tensors, write_error, write_tensors
 
 
-class StepStream:
-    """An Exchange that submits each message and answers it when it can be."""
+class StepStream(MessageStream):
+    """Submits each message, and answers it when its ticket is over."""
 
     def __init__(self, engine: Engine) -> None:
+        super().__init__()
         self.received = 0  # messages so far
         self._engine = engine
-        self._tickets: set[Ticket] = set()
-
-    @property
-    def open(self) -> int:
-        return len(self._tickets)
-
-    def begin(self, answer: Callable[[pb.StreamStepsResponse], None], _: Callable[[BaseException], None]) -> None:
-        self._reply = answer
-
-    def cancel(self) -> None:
-        for ticket in self._tickets:
-            ticket.cancel()
 
     def receive(self, message: pb.StreamStepsRequest) -> None:
         self.received += 1
         indexes: Sequence[int | None] = message.step_indexes or [None] * len(message.session_ids)
         try:
             tensors = read_tensors(message.inputs)
-            ticket = self._engine.submit(message.session_ids, tensors, indexes, functools.partial(self._answer, message))
+            ticket = self._engine.steps.submit(message.session_ids, tensors, indexes, functools.partial(self._over, message))
         except StatecellError as error:
             ids = message.session_ids or [""]
-            self._reply(pb.StreamStepsResponse(id=message.id, errors=[write_error(i, ids[i], error) for i in range(len(ids))]))
+            self._answer(pb.StreamStepsResponse(id=message.id, errors=[write_error(i, ids[i], error) for i in range(len(ids))]))
         else:
             if not ticket.over:
-                self._tickets.add(ticket)
+                self._pending.add(ticket)
 
-    def _answer(self, message: pb.StreamStepsRequest, ticket: Ticket) -> None:
-        self._tickets.discard(ticket)
+    def _over(self, message: pb.StreamStepsRequest, ticket: Ticket) -> None:
+        self._pending.discard(ticket)
         positions, outputs, indexes = ticket.outcome()
         ids = message.session_ids
         reply = pb.StreamStepsResponse(id=message.id)
@@ -53,4 +43,4 @@ class StepStream:
         reply.step_indexes.extend(indexes)
         for position, error in sorted(ticket.errors.items()):
             reply.errors.append(write_error(position, ids[position], error))
-        self._reply(reply)
+        self._answer(reply)

@@ -3,45 +3,16 @@
 from collections.abc import Iterable
 from typing import Any
 
-from google.protobuf import any_pb2, duration_pb2, json_format, timestamp_pb2
-from google.rpc import code_pb2, error_details_pb2, status_pb2
+from google.protobuf import json_format, timestamp_pb2
 from statecell.tensor import Array, TensorError, pack, unpack
 from statecell.v1 import inference_pb2 as pb
 from statecell.v1 import model_pb2, tensor_pb2
 
-from statecell_server import errors
 from statecell_server.batching.runner import Runner
 from statecell_server.errors import InvalidRequest, StatecellError
-from statecell_server.sessions.sessions import Session
+from statecell_server.protocols.status import CODES, duration
+from statecell_server.sessions.session import Session
 from statecell_server.sessions.snapshot import Snapshot
-
-DOMAIN = "statecell"
-CODES: dict[type[StatecellError], int] = {
-    errors.ModelNotFound: code_pb2.NOT_FOUND,
-    errors.ModelRefused: code_pb2.FAILED_PRECONDITION,
-    errors.ModelInUse: code_pb2.FAILED_PRECONDITION,
-    errors.SessionNotFound: code_pb2.NOT_FOUND,
-    errors.SessionExpired: code_pb2.NOT_FOUND,
-    errors.SessionLost: code_pb2.NOT_FOUND,
-    errors.SessionExists: code_pb2.ALREADY_EXISTS,
-    errors.StepOutOfOrder: code_pb2.FAILED_PRECONDITION,
-    errors.InvalidRequest: code_pb2.INVALID_ARGUMENT,
-    errors.ShapeMismatch: code_pb2.INVALID_ARGUMENT,
-    errors.DtypeMismatch: code_pb2.INVALID_ARGUMENT,
-    errors.EmptyTensor: code_pb2.INVALID_ARGUMENT,
-    errors.NonFiniteInput: code_pb2.INVALID_ARGUMENT,
-    errors.InputRefused: code_pb2.INVALID_ARGUMENT,
-    errors.NotStreamable: code_pb2.FAILED_PRECONDITION,
-    errors.SnapshotMismatch: code_pb2.FAILED_PRECONDITION,
-    errors.QueueFull: code_pb2.RESOURCE_EXHAUSTED,
-    errors.StateBudgetExceeded: code_pb2.RESOURCE_EXHAUSTED,
-    errors.Draining: code_pb2.UNAVAILABLE,
-    errors.StoreUnavailable: code_pb2.UNAVAILABLE,
-    errors.StoreFull: code_pb2.RESOURCE_EXHAUSTED,
-    errors.SessionContended: code_pb2.ABORTED,
-    errors.InternalError: code_pb2.INTERNAL,
-}
-"""Every error of errors.py and the google.rpc.Code that it travels with."""
 
 
 def read_tensors(tensors: Iterable[tensor_pb2.Tensor]) -> dict[str, Array]:
@@ -113,19 +84,6 @@ def write_snapshot(snapshot: Snapshot) -> pb.Snapshot:
     return message
 
 
-def write_status(error: StatecellError) -> status_pb2.Status:
-    """The error as a call ends with it."""
-    details: list[Any] = [error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)]
-    if error.retry_seconds is not None:
-        details.append(error_details_pb2.RetryInfo(retry_delay=_duration(error.retry_seconds)))
-    status = status_pb2.Status(code=CODES[type(error)], message=str(error))
-    for detail in details:
-        packed = any_pb2.Any()
-        packed.Pack(detail)
-        status.details.append(packed)
-    return status
-
-
 def write_error(position: int, session_id: str, error: StatecellError) -> pb.StepError:
     """The error as a stream carries it."""
     return pb.StepError(
@@ -135,9 +93,5 @@ def write_error(position: int, session_id: str, error: StatecellError) -> pb.Ste
         reason=error.reason,
         message=str(error),
         metadata=error.metadata,
-        retry_delay=_duration(error.retry_seconds) if error.retry_seconds is not None else None,
+        retry_delay=duration(error.retry_seconds) if error.retry_seconds is not None else None,
     )
-
-
-def _duration(seconds: float) -> duration_pb2.Duration:
-    return duration_pb2.Duration(seconds=int(seconds), nanos=int(seconds % 1 * 1e9))

@@ -1,0 +1,79 @@
+"""Lines: each session's steps that are in flight, one behind the other."""
+
+from collections.abc import Iterator, Sequence
+
+from statecell_server.batching.step import Step
+from statecell_server.errors import StepOutOfOrder
+from statecell_server.sessions.reply import Reply
+from statecell_server.sessions.session import Session
+
+
+class Lines:
+    """Only the first step of a line may run. `session.pending` is the length of a session's line. Belongs to the event loop."""
+
+    def __init__(self) -> None:
+        self._lines: dict[Session, tuple[Step, ...]] = {}
+
+    def of(self, session: Session) -> Sequence[Step]:
+        """The session's steps, the first one in front."""
+        return self._lines.get(session, ())
+
+    def join(self, step: Step) -> None:
+        """The step goes behind the earlier ones of its sessions, and waits for them."""
+        alone, lines = (step,), self._lines
+        for session in step.sessions:
+            if session.pending:
+                lines[session] += alone
+                step.blocked += 1
+            else:
+                lines[session] = alone
+            session.pending += 1
+
+    def leave(self, step: Step) -> Iterator[Step]:
+        """The step is over. Gives, as often as it was in front of one, the step behind it."""
+        for session in step.sessions:
+            line = self._lines[session]
+            session.pending -= 1
+            if len(line) == 1:
+                del self._lines[session]
+                continue
+            rest = self._lines[session] = tuple(other for other in line if other is not step)
+            if line[0] is step:
+                yield rest[0]
+
+    def next_index(self, session: Session) -> int:
+        """The step_index of the session's next new step, once all that is in flight has been applied.
+
+        A step that nobody waits for any more, and that is in flight only because it runs right now, will not be.
+        """
+        for step in reversed(self.of(session)):
+            if step.waiters or step.writing:
+                return step.stop_of(session)
+        return session.step_index
+
+    def place(self, session: Session, step_index: int | None, seq_len: int) -> Step | Reply | None:
+        """Where a step belongs: the step in flight that it repeats, the reply that it repeats, or None: at the end of the line.
+
+        Raises StepOutOfOrder.
+        """
+        if step_index is None:
+            if session.pending:
+                raise StepOutOfOrder(
+                    f"session {session.id} has a step in flight; wait for its reply, or send step_index to queue steps",
+                    session_id=session.id,
+                )
+            return None
+        expected = self.next_index(session)
+        if step_index == expected:
+            return None
+        for step in self.of(session):
+            if (step.start_of(session), step.inputs.seq_len) == (step_index, seq_len):
+                return step
+        if session.replied == seq_len and step_index == session.step_index - seq_len:
+            return session.last
+        raise StepOutOfOrder(
+            f"session {session.id} is at step_index {expected}, the step of {seq_len} says {step_index}",
+            session_id=session.id,
+            expected_step_index=expected,
+            step_index=step_index,
+        )
