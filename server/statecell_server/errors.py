@@ -1,4 +1,4 @@
-"""What can go wrong with a call. No error here knows the transport; wire.py has the table of gRPC codes."""
+"""What can go wrong with a call. No error here knows the transport; protocols.status has the table of gRPC codes."""
 
 
 class StatecellError(Exception):

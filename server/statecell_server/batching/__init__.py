@@ -1,1 +1,1 @@
-"""One model at work: steps that wait are run together, and sessions move on. Stands on `sessions` and `runtimes`."""
+"""One model at work: what waits runs together, and sessions move on. Stands on `sessions` and `runtimes`."""

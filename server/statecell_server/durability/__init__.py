@@ -1,1 +1,1 @@
-"""Where durable sessions are kept between their steps. Knows bytes and records, no session."""
+"""Where durable sessions are kept. Knows bytes and records, no session."""

@@ -1,1 +1,1 @@
-"""Everything that a client can ask for. Stands on `batching`; knows neither protobuf nor gRPC."""
+"""What a client can ask for. Stands on `batching`; knows neither protobuf nor gRPC."""

@@ -1,1 +1,1 @@
-"""What runs a model: the only place that knows onnxruntime, onnx, torch and CUDA. Stands on `arena`."""
+"""What runs a model. The only place that knows onnxruntime, onnx, torch and CUDA. Stands on `arena`."""

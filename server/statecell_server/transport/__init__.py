@@ -1,1 +1,1 @@
-"""How messages come and go: gRPC, and calls with many messages. Knows no message of ours and no other room."""
+"""How messages come and go. Knows no message of ours, and no other room."""
