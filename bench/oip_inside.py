@@ -7,8 +7,10 @@ import asyncio
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import grpc
 import numpy as np
 from statecell.oip import inference_pb2 as pb
 from statecell_server.config import Config
@@ -33,20 +35,50 @@ def requests(model: str, size: int, number: int) -> list[bytes]:
     return made
 
 
+class Client:
+    """Sends a sequence's requests one after the other, each when the last one is answered, again and again."""
+
+    def __init__(self, service: GRPCInferenceService, messages: list[bytes], until: float, over: asyncio.Future[None]) -> None:
+        self.steps = 0
+        self._service, self._messages, self._until, self.over = service, messages, until, over
+        self._loop = asyncio.get_running_loop()
+
+    def send(self) -> None:
+        """The next one; by the servicer's coroutine, if it takes that."""
+        if not self.steps % len(self._messages) and time.perf_counter() >= self._until:
+            self.over.set_result(None)
+        elif not self._service.direct["ModelInfer"](self._messages[self.steps % len(self._messages)], self):
+            self.serve()
+
+    def serve(self) -> None:
+        """As transport.exchange.Direct."""
+        request = pb.ModelInferRequest.FromString(self._messages[self.steps % len(self._messages)])
+        task = self._loop.create_task(self._service.answer(request))
+        task.add_done_callback(lambda task: self.reply(task.result().SerializeToString()))
+
+    def reply(self, _: bytes) -> None:
+        """As transport.exchange.Direct."""
+        self.steps += 1
+        self._loop.call_soon(self.send)
+
+    def refuse(self, status: grpc.Status) -> None:
+        """As transport.exchange.Direct."""
+        raise AssertionError(status.details)
+
+    def when_cancelled(self, cancel: Callable[[], None]) -> None:
+        """As transport.exchange.Direct."""
+
+
 async def cost(service: GRPCInferenceService, sequences: list[list[bytes]], seconds: float) -> float:
     """All of them at once, again and again."""
-    steps, until = 0, time.perf_counter() + seconds
-
-    async def client(messages: list[bytes]) -> None:
-        nonlocal steps
-        while time.perf_counter() < until:
-            for message in messages:
-                (await service.answer(pb.ModelInferRequest.FromString(message))).SerializeToString()
-            steps += len(messages)
-
+    until = time.perf_counter() + seconds
+    loop = asyncio.get_running_loop()
+    clients = [Client(service, messages, until, loop.create_future()) for messages in sequences]
     began = time.process_time()
-    await asyncio.gather(*(client(messages) for messages in sequences))
-    return 1e6 * (time.process_time() - began) / steps
+    for client in clients:
+        client.send()
+    await asyncio.gather(*(client.over for client in clients))
+    return 1e6 * (time.process_time() - began) / sum(client.steps for client in clients)
 
 
 async def main(repository: Path, model: str, size: int, seconds: float) -> dict[int, float]:

@@ -92,8 +92,10 @@ class App:
     def _server(self) -> Server | GrpcioServer:
         server = (Server if self._config.front == "http2" else GrpcioServer)(self._config.max_message)
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(self._service, server)
+        server.add_direct_handlers(SERVICES[0], self._service.direct)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         oip_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self._oip_service, server)
+        server.add_direct_handlers(SERVICES[1], self._oip_service.direct)
         names = reflection.aio.ReflectionServicer([*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME])
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(names, server)
         return server

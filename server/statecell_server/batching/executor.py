@@ -47,7 +47,7 @@ class Executor:
                 self._run_one_by_one(step, batch.seq_len)
         for step in batch.steps:
             step.done += batch.seq_len
-            if step.repeatable and not step.replies and step.outputs and not step.remaining:
+            if step.keeps_replies and not step.replies and step.outputs and not step.remaining:
                 step.replies = self._replies.cut(step.outputs, step.batches)
 
     def _reserve(self, batch: Batch) -> None:
@@ -147,16 +147,16 @@ class Executor:
         stops = list(accumulate([stop - start for _, start, stop in parts]))
         views = [_split(array, axis, stops) for array, axis in zip(outputs, self._axes, strict=True)]
         batches: list[int] = []
-        repeatable = False
+        wanted = False
         for (step, _, _), own in zip(parts, zip(*views, strict=True), strict=True):
             step.outputs = own
             batches += step.batches
-            repeatable = repeatable or step.repeatable
-        if repeatable:  # cut in one piece, in half the time that it takes step by step
+            wanted = wanted or step.keeps_replies
+        if wanted:  # cut in one piece, in half the time that it takes step by step
             replies, first = self._replies.cut(outputs, batches), 0
             for step, _, _ in parts:
                 last = first + len(step.sessions)
-                if step.repeatable:
+                if step.keeps_replies:
                     step.replies = replies[first:last]
                 first = last
 

@@ -13,10 +13,12 @@ from statecell_server.arena.arena import StateArena
 from statecell_server.batching.allotment import allot
 from statecell_server.batching.cohort import Cohort
 from statecell_server.batching.executor import Executor
+from statecell_server.batching.gathering import GatheredStep, Row
 from statecell_server.batching.ledger import Ledger
 from statecell_server.batching.scheduler import Scheduler
 from statecell_server.batching.step import Batch, Step
 from statecell_server.errors import InternalError, StatecellError
+from statecell_server.sessions.session import Session
 from statecell_server.sessions.table import Residents
 
 log = logging.getLogger(__name__)
@@ -76,6 +78,14 @@ class Launcher:
         if self._pausing and self._cohort.complete(self._scheduler.singles):
             self._all_here.set()
         self.wake()
+
+    def gather(self, session: Session, step_index: int | None, data: bytes, row: Row) -> tuple[GatheredStep, int]:
+        """As Scheduler.gather."""
+        placed = self._scheduler.gather(session, step_index, data, row)
+        if self._pausing and self._cohort.complete(self._scheduler.singles):
+            self._all_here.set()
+        self.wake()
+        return placed
 
     def wake(self) -> None:
         """Launches a batch in the loop's next turn. What else arrives in this one joins it, and others have their turn."""
@@ -168,6 +178,6 @@ class Launcher:
             else:
                 over.append(step)
         if batch.seq_len == 1:
-            self._cohort.answered(len(over), self._scheduler.singles, batch.seconds)
+            self._cohort.answered(sum([step.callers for step in over]), self._scheduler.singles, batch.seconds)
         self._ledger.close(over)
         self.wake()

@@ -65,7 +65,8 @@ class Ledger:
     def _commit(self, step: Step, freed: list[int]) -> None:
         """The one place where a session's state moves on, or, where its step failed or nobody waits for it, does not."""
         seq_len, replied = step.inputs.seq_len, step.inputs.seq_len if step.repeatable else 0
-        moves: Iterable[Move] = zip(step.sessions, step.slots_of_each(), step.replies or repeat(b""), strict=False)
+        replies = step.replies if step.repeatable and step.replies else repeat(b"")
+        moves: Iterable[Move] = zip(step.sessions, step.slots_of_each(), replies, strict=False)
         if step.errors or not step.waiters:
             moves = self._refuse(step, moves, freed)
         for session, slots, reply in moves:

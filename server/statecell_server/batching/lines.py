@@ -29,6 +29,11 @@ class Lines:
                 lines[session] = alone
             session.pending += 1
 
+    def join_alone(self, step: Step, session: Session) -> None:
+        """One more session of a step that waits for nobody; nothing of the session is in flight."""
+        self._lines[session] = (step,)
+        session.pending = 1
+
     def leave(self, step: Step) -> Iterator[Step]:
         """The step is over. Gives, as often as it was in front of one, the step behind it."""
         for session in step.sessions:
@@ -44,10 +49,10 @@ class Lines:
     def next_index(self, session: Session) -> int:
         """The step_index of the session's next new step, once all that is in flight has been applied.
 
-        A step that nobody waits for any more, and that is in flight only because it runs right now, will not be.
+        One that is lost, or that nobody waits for any more, and that is in flight only because it runs right now, will not be.
         """
         for step in reversed(self.of(session)):
-            if step.waiters or step.writing:
+            if (step.waiters or step.writing) and not step.lost(session):
                 return step.stop_of(session)
         return session.step_index
 
@@ -57,7 +62,7 @@ class Lines:
         Raises StepOutOfOrder.
         """
         if step_index is None:
-            if session.pending:
+            if not all(step.lost(session) for step in self.of(session)):
                 raise StepOutOfOrder(
                     f"session {session.id} has a step in flight; wait for its reply, or send step_index to queue steps",
                     session_id=session.id,
@@ -67,7 +72,7 @@ class Lines:
         if step_index == expected:
             return None
         for step in self.of(session):
-            if (step.start_of(session), step.inputs.seq_len) == (step_index, seq_len):
+            if (step.start_of(session), step.inputs.seq_len) == (step_index, seq_len) and not step.lost(session):
                 return step
         if session.replied == seq_len and step_index == session.step_index - seq_len:
             return session.last

@@ -4,9 +4,11 @@ from collections import deque
 
 from statecell.spec import ModelSpec
 
+from statecell_server.batching.gathering import GatheredStep, Row, RowLayout
 from statecell_server.batching.lines import Lines
 from statecell_server.batching.step import Batch, Step
 from statecell_server.errors import QueueFull
+from statecell_server.sessions.session import Session
 
 RUN_LENGTH = 32
 """Time steps of a run at most; a longer request is cut. Within a run a time step costs 2 to 6 times less than alone."""
@@ -29,6 +31,10 @@ class Scheduler:
         self.waiting = 0  # steps that were added and are not finished
         self.stacks = self._stacks(spec)
         self._max_rows = max_batch if self.stacks else 1
+        self._cuttable = spec.streamable
+        self.layout = RowLayout.of(spec) if self._max_rows > 1 else None  # of rows that can be gathered
+        self._open: dict[bool, GatheredStep] = {}  # that grow until the next launch, by whether their replies are kept
+        self._open_rows = 0
         self._single: deque[Step] = deque()
         self._long: deque[Step] = deque()
         self._turn_of_long = False
@@ -39,7 +45,7 @@ class Scheduler:
     @property
     def singles(self) -> int:
         """Single steps that wait, where nothing else does."""
-        return 0 if self._long else len(self._single)
+        return 0 if self._long else len(self._single) + self._open_rows
 
     @staticmethod
     def _stacks(spec: ModelSpec) -> bool:
@@ -49,18 +55,46 @@ class Scheduler:
 
     def add(self, step: Step) -> None:
         """Queues the step behind the earlier ones of its sessions. Raises QueueFull."""
-        if self.waiting >= self.max_queue:
-            raise QueueFull(f"{self.waiting} steps wait, the most is {self.max_queue}", waiting=self.waiting)
+        self._check_room()
         self.waiting += 1
         self.lines.join(step)
         if not step.blocked:
             self._push(step)
+
+    def _check_room(self) -> None:
+        if self.waiting >= self.max_queue:
+            raise QueueFull(f"{self.waiting} steps wait, the most is {self.max_queue}", waiting=self.waiting)
+
+    def gather(self, session: Session, step_index: int | None, data: bytes, row: Row) -> tuple[GatheredStep, int]:
+        """A row of `layout`, for a session of one row with nothing in flight. Its step and position. Raises QueueFull."""
+        self._check_room()
+        repeatable = step_index is not None
+        step = self._open.get(repeatable)
+        if step is None or step.callers >= self._max_rows:
+            self._seal()
+            step = self._open[repeatable] = GatheredStep(cuttable=self._cuttable, repeatable=repeatable)
+        position = step.add(session, session.step_index, data, row)
+        self.lines.join_alone(step, session)
+        self.waiting += 1
+        self._open_rows += 1
+        return step, position
+
+    def _seal(self) -> None:
+        """What was gathered waits to be run, as it is."""
+        if self._open:
+            assert self.layout is not None, "rows were gathered by it"
+            for step in self._open.values():
+                step.seal(self.layout)
+                self._single.append(step)
+            self._open.clear()
+            self._open_rows = 0
 
     def _push(self, step: Step) -> None:
         (self._single if step.inputs.seq_len - step.done == 1 else self._long).append(step)
 
     def next_batch(self) -> Batch | None:
         """What runs next, or None if nothing waits."""
+        self._seal()
         for queue in (self._single, self._long):
             while queue and queue[0].finished:
                 queue.popleft()
@@ -120,7 +154,7 @@ class Scheduler:
     def finish(self, step: Step) -> None:
         """The step is over, whatever came of it; the next ones of its sessions may run."""
         step.finished, step.running = True, False
-        self.waiting -= 1
+        self.waiting -= step.callers
         for behind in self.lines.leave(step):
             behind.blocked -= 1
             if not behind.blocked:

@@ -19,6 +19,9 @@ class Waiter(Protocol):
     def settle(self) -> None:
         """Called on the event loop, once a step."""
 
+    def awaits(self, step: "Step", position: int) -> bool:
+        """Whether it waits for what comes of the session at `position`."""
+
 
 @dataclass(slots=True, eq=False)
 class Step:
@@ -59,6 +62,16 @@ class Step:
         return len(self.errors) == len(self.sessions)
 
     @property
+    def callers(self) -> int:
+        """Requests that the step answers, repeated ones aside."""
+        return 1
+
+    @property
+    def keeps_replies(self) -> bool:
+        """Whether its outputs are wanted as bytes, session by session."""
+        return self.repeatable
+
+    @property
     def batches(self) -> Sequence[int]:
         """The rows of each session."""
         return (1,) * len(self.sessions) if len(self.sessions) == self.inputs.rows else [s.batch for s in self.sessions]
@@ -81,6 +94,10 @@ class Step:
         if not self.first_rows:
             self.first_rows = [0, *accumulate(self.batches)]
         return self.first_rows[position]
+
+    def lost(self, session: Session) -> bool:
+        """Whether it is known that the session will not advance by it."""
+        return bool(self.errors) and self.position_of(session) in self.errors
 
     def start_of(self, session: Session) -> int:
         return self.starts[self.position_of(session)]

@@ -35,7 +35,8 @@ class Engine:
         self._changed = changed
         self._admission = Admission(self.sessions)
         self._takeover = Takeover(store, self.sessions, self.models, self._admission.enter) if store is not None else None
-        self.steps = Steps(self.models, Intake(self.sessions, self.models, self._takeover))
+        intake = Intake(self.sessions, self.models, self._takeover)
+        self.steps = Steps(self.models, intake, self._takeover, self.sessions.now)
         self.lifecycle = Lifecycle(self.sessions, self.models, self._admission, self._takeover)
         self._tasks: list[asyncio.Task[None]] = []
 

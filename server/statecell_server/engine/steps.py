@@ -5,9 +5,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 from statecell.tensor import Array
 
+from statecell_server.batching.gathering import GatheredStep, Row
 from statecell_server.batching.inputs import check_states, split_states
 from statecell_server.engine.intake import Intake
 from statecell_server.engine.repository import Repository
+from statecell_server.engine.takeover import Takeover
 from statecell_server.engine.ticket import Ticket
 from statecell_server.errors import Draining
 from statecell_server.sessions.session import DURABLE, Session
@@ -18,10 +20,12 @@ Tensors = Mapping[str, Array]
 class Steps:
     """`await steps.step(session_id, {"x": x}, None)`. Belongs to the event loop."""
 
-    def __init__(self, models: Repository, intake: Intake) -> None:
+    def __init__(self, models: Repository, intake: Intake, takeover: Takeover | None, now: Callable[[], float]) -> None:
         self.handed_over = False  # durable sessions go on elsewhere
         self._models = models
         self._intake = intake
+        self._takeover = takeover
+        self._now = now
 
     def submit(
         self, session_ids: Sequence[str], tensors: Tensors, step_indexes: Sequence[int | None], done: Callable[[Ticket], None]
@@ -33,6 +37,21 @@ class Steps:
         if self.handed_over and any(i.startswith(DURABLE) for i in session_ids):
             raise Draining("the server is about to stop; another one with the same store goes on with its durable sessions")
         return self._intake.submit(session_ids, tensors, step_indexes, done)
+
+    def gather(self, session: Session, step_index: int | None, data: bytes, row: Row) -> tuple[GatheredStep, int] | None:
+        """One time step of a session of one row, its input as bytes of `scheduler.layout`; `row` gets what comes of it.
+
+        The short way of what `submit` does, taken where nothing is in flight and the index fits; None: take the other.
+        Raises QueueFull.
+        """
+        if session.pending or session.batch != 1 or (step_index is not None and step_index != session.step_index):
+            return None
+        if session.durable and (
+            self.handed_over or self._takeover is None or self._takeover.needed((session.id,), (step_index,))
+        ):
+            return None
+        session.used = self._now()
+        return self._models.of(session).launcher.gather(session, step_index, data, row)
 
     async def step(self, session_id: str, tensors: Tensors, step_index: int | None) -> tuple[dict[str, Array], int]:
         """Advances one session: (outputs by name, its step_index after the step)."""

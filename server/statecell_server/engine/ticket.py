@@ -98,6 +98,11 @@ class Ticket:
                 if not step.waiters:
                     self.runner.drop(step)
 
+    def awaits(self, step: Step, position: int) -> bool:
+        """Whether one of its positions is answered by what comes of that one of the step."""
+        session = step.sessions[position]
+        return any(own is step and any(self.sessions[p] is session for p in positions) for own, positions in self._steps)
+
     def repeat(self, position: int, reply: Reply) -> None:
         """The position is answered by an old reply."""
         self._replies[position] = reply

@@ -27,6 +27,10 @@ class MessageStream(ABC):
         """`answer` sends a message; `fail` ends the call by an error of ours."""
         self._answer, self._fail = answer, fail
 
+    def receive_bytes(self, message: bytes) -> bool:  # noqa: ARG002
+        """Whether the message, as it came, was all that was needed, and is on its way."""
+        return False
+
     @abstractmethod
     def receive(self, message: Any) -> None:
         """The next message: answered at once, or one of `_pending` until it is."""

@@ -3,7 +3,6 @@
 import asyncio
 import time
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from statecell.tensor import Array
 
@@ -17,7 +16,8 @@ INITIAL = (INITIAL_SLOT,)
 """The slots of a session of one row that has not stepped yet; times one, it is the same tuple for all of them."""
 
 
-class Home(NamedTuple):
+@dataclass(slots=True, eq=False, frozen=True)
+class Home:
     """What a session knows of the model that it belongs to. Two versions of a model are two homes."""
 
     name: str

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import grpc
+
 WINDOW = 256
 """Messages of one call that are read and not answered, or answered and not sent; beyond it the client's writes wait."""
 
@@ -17,11 +19,35 @@ class Exchange(Protocol):
     def begin(self, answer: Callable[[Any], None], fail: Callable[[BaseException], None]) -> None:
         """`answer` sends a message; `fail` ends the call by an error of ours."""
 
+    def receive_bytes(self, message: bytes) -> bool:
+        """The next message as it came; whether that is all that is needed. Asked only by a carrier that sends answers which are
+        bytes already as they are."""
+
     def receive(self, message: Any) -> None:
-        """The next message. It may be answered at once."""
+        """The next message, parsed. It may be answered at once."""
 
     def cancel(self) -> None:
         """Nobody waits for the answers any more."""
+
+
+class Direct(Protocol):
+    """A unary call that is answered without a task of its own."""
+
+    def reply(self, message: bytes) -> None:
+        """Ends the call with its answer, serialised."""
+
+    def refuse(self, status: grpc.Status) -> None:
+        """Ends the call."""
+
+    def serve(self) -> None:
+        """By its servicer's coroutine after all."""
+
+    def when_cancelled(self, cancel: Callable[[], None]) -> None:
+        """`cancel` is called where nobody waits for the answer any more."""
+
+
+DirectHandler = Callable[[bytes, Direct], bool]
+"""Takes a unary call's message, serialised, and whether it does: then it answers the call, later or at once."""
 
 
 class Carrier(Protocol):

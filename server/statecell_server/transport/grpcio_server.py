@@ -2,11 +2,12 @@
 
 import asyncio
 from collections import deque
+from collections.abc import Mapping
 from typing import Any
 
 import grpc
 
-from statecell_server.transport.exchange import WINDOW, Carrier, Exchange
+from statecell_server.transport.exchange import WINDOW, Carrier, DirectHandler, Exchange
 from statecell_server.transport.http2.call import Call
 
 
@@ -29,6 +30,9 @@ class GrpcioServer:
         )
         self.add_generic_rpc_handlers = self._server.add_generic_rpc_handlers
         self.add_registered_method_handlers = self._server.add_registered_method_handlers
+
+    def add_direct_handlers(self, service: str, handlers: Mapping[str, DirectHandler]) -> None:
+        """Calls are served by their servicers' coroutines here."""
 
     async def listen(self, host: str, port: int) -> int:
         """The port that it listens on: `port`, or a free one where that is 0. Raises OSError."""

@@ -57,9 +57,17 @@ class Sequence:
         self.session_id = session_id
         self._applied.clear()
 
+    def remembers(self, request_id: str) -> bool:
+        """Whether a request of this id was taken."""
+        return request_id in self._applied
+
     def apply(self, turn: Turn, index: int) -> None:
         """The turn was the step at `index`."""
         if turn.request_id:
-            self._applied[turn.request_id] = index, turn.content()
-            if len(self._applied) > REMEMBERED_IDS:
-                del self._applied[next(iter(self._applied))]
+            self.remember(turn.request_id, index, turn.content())
+
+    def remember(self, request_id: str, index: int, content: int) -> None:
+        """The request was the step at `index`."""
+        self._applied[request_id] = index, content
+        if len(self._applied) > REMEMBERED_IDS:
+            del self._applied[next(iter(self._applied))]

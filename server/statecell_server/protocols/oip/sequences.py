@@ -24,6 +24,7 @@ class Sequences:
         self._known = engine.sessions.known
         self._roll = roll
         self._sequences: dict[Key, Sequence] = {}
+        self.live = self._sequences.get
         self._prune_at = 1024
         self._ended = Ended()
 

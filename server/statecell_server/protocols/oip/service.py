@@ -4,6 +4,7 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator
 
+from grpc_status import rpc_status
 from statecell.oip import inference_pb2 as pb
 from statecell.oip import inference_pb2_grpc
 
@@ -15,6 +16,7 @@ from statecell_server.errors import Draining, InvalidRequest, ModelNotFound, Sta
 from statecell_server.protocols.call import Context, Streams, end, unary
 from statecell_server.protocols.oip.model import write_config, write_metadata, write_statistics
 from statecell_server.protocols.oip.roll import Roll
+from statecell_server.protocols.oip.rows import Row, Rows
 from statecell_server.protocols.oip.sequences import Sequences
 from statecell_server.protocols.oip.stream import InferStream
 from statecell_server.protocols.oip.turn import Answer
@@ -25,6 +27,8 @@ from statecell_server.protocols.oip.wire import (
     write_answer,
     write_streamed_error,
 )
+from statecell_server.protocols.status import write_status
+from statecell_server.transport.exchange import Direct
 
 EXTENSIONS = (
     "sequence",
@@ -56,6 +60,8 @@ class GRPCInferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
         except OSError as error:
             raise ConfigError(f"--sequence-roll {config.sequence_roll} cannot be written: {error.strerror}") from error
         self._sequences = Sequences(engine, self._roll)
+        self._rows = Rows(engine, self._sequences)
+        self.direct = {"ModelInfer": self._infer_row}
         self._counts: defaultdict[tuple[str, str], Count] = defaultdict(Count)
         self._streams = Streams()
 
@@ -90,10 +96,32 @@ class GRPCInferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
         return pb.ModelConfigResponse(config=write_config(runner, self._config.max_batch, self._config.session_ttl))
 
     async def ModelStreamInfer(self, _: AsyncIterator[pb.ModelInferRequest], context: Context) -> None:
-        await self._streams.carry(context, InferStream(self._infer_streamed))
+        await self._streams.carry(context, InferStream(self._infer_streamed, self._rows, self._count))
         if self._engine.draining:
             error = Draining("the server is about to stop; what was answered is done, send the rest to another")
             await end(context, error)
+
+    def _infer_row(self, message: bytes, call: Direct) -> bool:
+        """A ModelInfer call that is a row takes the short way."""
+
+        def over(row: Row, answer: bytes | StatecellError) -> None:
+            self._count(row, answer)
+            if isinstance(answer, bytes):
+                call.reply(answer)
+            else:
+                call.refuse(rpc_status.to_status(write_status(answer)))
+
+        row = self._rows.begin(message, over)
+        if row is not None:
+            call.when_cancelled(row.cancel)
+        return row is not None
+
+    def _count(self, row: Row, answer: bytes | StatecellError) -> None:
+        count = self._counts[row.home.name, row.home.version]
+        if isinstance(answer, bytes):
+            count.success = count.success[0] + 1, count.success[1] + row.ns
+        else:
+            count.fail = count.fail[0] + 1, count.fail[1] + row.ns
 
     async def _infer_streamed(self, request: pb.ModelInferRequest) -> pb.ModelStreamInferResponse:
         response = pb.ModelStreamInferResponse()

@@ -6,6 +6,10 @@ from typing import Any
 
 from statecell.oip import inference_pb2 as pb
 
+from statecell_server.errors import StatecellError
+from statecell_server.protocols.oip.rows import FINAL, Over, Row, Rows
+from statecell_server.protocols.oip.wire import write_streamed_error
+from statecell_server.protocols.protobuf import field
 from statecell_server.protocols.stream import MessageStream
 
 Infer = Callable[[pb.ModelInferRequest], Coroutine[Any, Any, pb.ModelStreamInferResponse]]
@@ -14,10 +18,32 @@ Infer = Callable[[pb.ModelInferRequest], Coroutine[Any, Any, pb.ModelStreamInfer
 class InferStream(MessageStream):
     """Gives each request a task, and answers it when that is done."""
 
-    def __init__(self, infer: Infer) -> None:
+    def __init__(self, infer: Infer, rows: Rows, count: Over) -> None:
+        """`count` hears of each row and its answer."""
         super().__init__()
         self._infer = infer
+        self._rows = rows
+        self._count = count
         self._loop = asyncio.get_running_loop()
+
+    def receive_bytes(self, message: bytes) -> bool:
+        """Whether the message was a row, and is on its way."""
+        row = self._rows.begin(message, self._row_over)
+        if row is None:
+            return False
+        self._pending.add(row)
+        return True
+
+    def _row_over(self, row: Row, answer: bytes | StatecellError) -> None:
+        self._pending.discard(row)
+        self._count(row, answer)
+        if isinstance(answer, bytes):
+            self._answer(field(2, answer + FINAL))
+            return
+        response = pb.ModelStreamInferResponse()
+        write_streamed_error(pb.ModelInferRequest.FromString(row.message), answer, response)
+        response.infer_response.parameters["triton_final_response"].bool_param = True
+        self._answer(response)
 
     def receive(self, request: pb.ModelInferRequest) -> None:
         task = self._loop.create_task(self._infer(request))

@@ -8,6 +8,7 @@ from statecell.v1 import inference_pb2_grpc
 from statecell_server.engine.engine import Engine
 from statecell_server.errors import Draining
 from statecell_server.protocols.call import Context, Streams, end, unary
+from statecell_server.protocols.v1.rows import Rows
 from statecell_server.protocols.v1.stream import StepStream
 from statecell_server.protocols.v1.wire import (
     read_snapshot,
@@ -24,6 +25,8 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._rows = Rows(engine)
+        self.direct = {"Step": self._rows.step}
         self._streams = Streams()
 
     @unary
@@ -65,7 +68,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         return reply
 
     async def StreamSteps(self, _: AsyncIterator[pb.StreamStepsRequest], context: Context) -> None:
-        stream = StepStream(self._engine)
+        stream = StepStream(self._engine, self._rows)
         if not self._engine.draining:
             await self._streams.carry(context, stream)
         if self._engine.draining:

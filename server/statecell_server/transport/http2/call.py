@@ -3,12 +3,12 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator
-from typing import Any, NoReturn, Protocol
+from collections.abc import AsyncIterator, Callable
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 import grpc
 
-from statecell_server.transport.exchange import WINDOW, Exchange
+from statecell_server.transport.exchange import WINDOW, DirectHandler, Exchange
 from statecell_server.transport.http2.headers import Metadata, Request
 from statecell_server.transport.http2.messages import Aborted, Messages
 
@@ -16,6 +16,13 @@ log = logging.getLogger(__name__)
 
 CALL_WINDOW = 1 << 20
 """Bytes that a client may send on one call before they were taken in."""
+
+
+class Method(NamedTuple):
+    """What serves the calls of one path."""
+
+    handler: Any  # a grpc.RpcMethodHandler whose behaviour is a coroutine or an asynchronous generator
+    direct: DirectHandler | None = None  # asked first, where a call has one message and one answer
 
 
 class Link(Protocol):
@@ -51,7 +58,9 @@ class Call:
 
     __slots__ = (
         "_awaited",
+        "_cancelled",
         "_deadline",
+        "_direct",
         "_draining",
         "_ended",
         "_exchange",
@@ -72,8 +81,15 @@ class Call:
         "window",
     )
 
-    def __init__(self, link: Link, stream: int, request: Request, handler: Any, max_message: int, peer_window: int) -> None:
-        """`handler`: a grpc.RpcMethodHandler whose behaviour is a coroutine or an asynchronous generator."""
+    def __init__(
+        self,
+        link: Link,
+        stream: int,
+        request: Request,
+        method: Method,
+        max_message: int,
+        peer_window: int,
+    ) -> None:
         self.id = stream
         self.messages = Messages(max_message, request.encoding)
         self.window, self.peer_window = CALL_WINDOW, peer_window  # bytes that the client, and that we may send
@@ -83,7 +99,8 @@ class Call:
         self.unsent: deque[memoryview] = deque()  # what the windows have no room for
         self.trailers = b""  # to be sent after that
         self._link = link
-        self._handler = handler
+        self._handler, self._direct = method
+        self._cancelled: Callable[[], None] | None = None
         self._inbox: deque[bytes] = deque()
         self._awaited: asyncio.Future[None] | None = None
         self._exchange: Exchange | None = None
@@ -93,7 +110,7 @@ class Call:
         self._deadline: asyncio.TimerHandle | None = None
         if request.timeout is not None:
             self._deadline = asyncio.get_running_loop().call_later(request.timeout, self._late)
-        if handler.request_streaming:
+        if self._handler.request_streaming:
             self._task = asyncio.get_running_loop().create_task(self._serve())
 
     # From the link
@@ -114,10 +131,10 @@ class Call:
     def half_close(self) -> None:
         """The client has sent all."""
         self.half_closed = True
-        if self._task is None and not self._ended:
-            self._task = asyncio.get_running_loop().create_task(self._serve())
-        else:
+        if self._task is not None or self._ended:
             self._pass_on()
+        elif self._direct is None or not self._begin_direct(self._direct):
+            self.serve()
 
     def cancel(self, why: Aborted) -> None:
         """Ends the call from outside, whatever is unsent; where the client is gone, nobody hears why."""
@@ -126,9 +143,45 @@ class Call:
         else:
             self._link.cut(self)
             self._end(why.code, str(why), why.metadata)
+        cancelled, self._cancelled = self._cancelled, None
+        if cancelled is not None:
+            cancelled()
         task, self._task = self._task, None  # it will hold its frames, and those the call
         if task is not None:
             task.cancel()
+
+    def serve(self) -> None:
+        """By the handler, in a task."""
+        if not self._ended:
+            self._task = asyncio.get_running_loop().create_task(self._serve())
+
+    def _begin_direct(self, direct: DirectHandler) -> bool:
+        """Whether the call is answered without a task: it has one message, and that is of a kind that can be."""
+        if len(self._inbox) != 1 or self.messages.size:
+            return False
+        message = self._inbox[0]
+        try:
+            return direct(message if type(message) is bytes else self.messages.plain(message), self)
+        except Aborted as error:
+            self._end(error.code, str(error), error.metadata)
+        except Exception as error:
+            log.exception("a call failed")
+            self._end(grpc.StatusCode.UNKNOWN, f"the call failed: {error!r}")
+        return True
+
+    def reply(self, message: bytes) -> None:
+        """As Direct."""
+        if not self._ended:
+            self._link.send(self, message)
+            self._end(grpc.StatusCode.OK, "")
+
+    def refuse(self, status: grpc.Status) -> None:
+        """As Direct."""
+        self._end(status.code, status.details, status.trailing_metadata or ())
+
+    def when_cancelled(self, cancel: Callable[[], None]) -> None:
+        """As Direct."""
+        self._cancelled = cancel
 
     def sent(self) -> None:
         """Nothing is unsent any more."""
@@ -248,7 +301,9 @@ class Call:
         self._passing = True
         try:
             while self._inbox and exchange.open + len(self.unsent) < WINDOW:
-                exchange.receive(self._parsed(self._inbox.popleft()))
+                message = self._inbox.popleft()
+                if type(message) is not bytes or not exchange.receive_bytes(message):
+                    exchange.receive(self._parsed(message))
         except Exception as error:
             self._fail(error)
         finally:
@@ -296,7 +351,7 @@ class Call:
 
     def _send(self, message: Any) -> None:
         if not self._ended:
-            self._link.send(self, self._handler.response_serializer(message))
+            self._link.send(self, message if type(message) is bytes else self._handler.response_serializer(message))
 
     def _late(self) -> None:
         self.cancel(Aborted(grpc.StatusCode.DEADLINE_EXCEEDED, "the call's deadline has passed"))

@@ -4,10 +4,10 @@ import asyncio
 import logging
 import socket
 from collections.abc import Collection, Mapping
-from typing import Any, cast
+from typing import cast
 
 from statecell_server.transport.http2 import frames
-from statecell_server.transport.http2.call import CALL_WINDOW, Call
+from statecell_server.transport.http2.call import CALL_WINDOW, Call, Method
 from statecell_server.transport.http2.frames import (
     FRAME_SIZE,
     HEAD,
@@ -42,8 +42,10 @@ class Connection(asyncio.Protocol):
     Belongs to the event loop.
     """
 
-    def __init__(self, handlers: Mapping[str, Any], max_message: int, connections: "set[Connection]", lookout: Lookout) -> None:
-        """`handlers`: a grpc.RpcMethodHandler for each path. `connections`: where this one is while it is open."""
+    def __init__(
+        self, handlers: Mapping[str, Method], max_message: int, connections: "set[Connection]", lookout: Lookout
+    ) -> None:
+        """`handlers`: by path. `connections`: where this one is while it is open."""
         self._handlers = handlers
         self._max_message = max_message
         self._connections = connections

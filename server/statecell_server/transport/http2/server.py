@@ -7,6 +7,8 @@ from typing import Any
 
 import grpc
 
+from statecell_server.transport.exchange import DirectHandler
+from statecell_server.transport.http2.call import Method
 from statecell_server.transport.http2.connection import FAREWELL_SECONDS, Connection
 from statecell_server.transport.http2.lookout import Lookout
 from statecell_server.transport.http2.messages import Aborted
@@ -21,7 +23,7 @@ class Server:
     def __init__(self, max_message: int) -> None:
         """`max_message`: bytes of a request at most."""
         self._max_message = max_message
-        self._handlers: dict[str, Any] = {}
+        self._handlers: dict[str, Method] = {}
         self._connections: set[Connection] = set()
         self._lookout = Lookout()
 
@@ -30,7 +32,13 @@ class Server:
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
         """`handlers`: grpc.RpcMethodHandler by the method's name."""
-        self._handlers |= {f"/{service}/{method}": handler for method, handler in handlers.items()}
+        self._handlers |= {f"/{service}/{method}": Method(handler) for method, handler in handlers.items()}
+
+    def add_direct_handlers(self, service: str, handlers: Mapping[str, DirectHandler]) -> None:
+        """`handlers`: what is asked first, by the method's name; of methods that were added, of one message and answer."""
+        for name, direct in handlers.items():
+            path = f"/{service}/{name}"
+            self._handlers[path] = self._handlers[path]._replace(direct=direct)
 
     async def listen(self, host: str, port: int) -> int:
         """The port that it listens on: `port`, or a free one where that is 0. Raises OSError."""

@@ -2,13 +2,12 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import grpc
 
 from statecell_server.transport.http2 import frames
 from statecell_server.transport.http2.allowance import Allowance
-from statecell_server.transport.http2.call import CALL_WINDOW, Call
+from statecell_server.transport.http2.call import CALL_WINDOW, Call, Method
 from statecell_server.transport.http2.frames import Code, ConnectionBroken, StreamBroken
 from statecell_server.transport.http2.headers import OK, HeaderReader, Metadata, Request, not_grpc, trailers
 from statecell_server.transport.http2.inflow import WINDOW, Inflow
@@ -29,7 +28,7 @@ class Streams:
 
     def __init__(
         self,
-        handlers: Mapping[str, Any],
+        handlers: Mapping[str, Method],
         max_message: int,
         calls: dict[int, Call],
         out: Outflow,
@@ -37,7 +36,7 @@ class Streams:
         peer: Peer,
         empty: Callable[[], object],
     ) -> None:
-        """`handlers`: a grpc.RpcMethodHandler for each path. `calls`: those that are open, by their streams, which is for the
+        """`handlers`: by path. `calls`: those that are open, by their streams, which is for the
         streams to change and for the peer to see. `empty` is called when the last call has ended after `leaving` was set."""
         self.calls = calls
         self.leaving = False  # no new calls
@@ -105,21 +104,21 @@ class Streams:
             self._call(stream, request, ended=ended)
 
     def _call(self, stream: int, request: Request, *, ended: bool) -> None:
-        handler = self._handlers.get(request.path)
+        method = self._handlers.get(request.path)
         refusal = b""
         if request.method != "POST":
             refusal = not_grpc(405)
         elif not request.content_type.startswith("application/grpc"):
             refusal = not_grpc(415)
-        elif handler is None:
+        elif method is None:
             code = grpc.StatusCode.UNIMPLEMENTED.value[0]
             refusal = trailers(code, f"there is no {request.path}", alone=True)
-        if refusal:
+        if refusal or method is None:
             self._out.put(frames.frame(frames.HEADERS, frames.END_HEADERS | frames.END_STREAM, stream, refusal))
             if not ended:
                 self._cast_off(stream, Code.NO_ERROR, ended=False)
             return
-        call = Call(self, stream, request, handler, self._max_message, self._peer.call_window)
+        call = Call(self, stream, request, method, self._max_message, self._peer.call_window)
         self.calls[stream] = call
         if ended:
             call.half_close()

@@ -1,0 +1,212 @@
+"""Rows: what nearly all requests of the protocol's sequences are, one time step, on a short way through the server."""
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+from google.protobuf.message import DecodeError
+from statecell.oip import inference_pb2 as pb
+
+from statecell_server.batching.gathering import GatheredStep, RowLayout
+from statecell_server.engine.engine import Engine
+from statecell_server.errors import StatecellError
+from statecell_server.protocols.oip.sequence import Sequence
+from statecell_server.protocols.oip.sequences import Sequences
+from statecell_server.protocols.oip.turn import Key
+from statecell_server.protocols.oip.wire import DATATYPES
+from statecell_server.protocols.protobuf import Seen, field, varint
+from statecell_server.sessions.session import Home, Session
+
+MODELS = 256
+"""Wires kept at most; what is unloaded is forgotten with the others."""
+PIECES = 16_384
+"""Requests known at most by all but their id and their data: one or two a sequence."""
+PIECE_BYTES = 512
+_STEP_INDEX = field(1, b"step_index")
+_FINAL = pb.ModelInferResponse()
+_FINAL.parameters["triton_final_response"].bool_param = True
+FINAL = _FINAL.SerializeToString()
+
+Over = Callable[["Row", bytes | StatecellError], None]
+
+
+class RowWire:
+    """One row of a model on the wire: what must come, and what around its outputs is always the same."""
+
+    def __init__(self, home: Home, layout: RowLayout) -> None:
+        self.size = layout.nbytes
+        self.end = b"\x3a" + varint(self.size)  # of the form
+        self._home = home
+        self._input = (layout.name, DATATYPES[layout.dtype.name], list(layout.shape))
+        self._outputs = [output.name for output, _, _ in layout.outputs]
+        self._sizes = [size for _, _, size in layout.outputs]
+        self._head = pb.ModelInferResponse(model_name=home.name, model_version=home.version).SerializeToString()
+        tensors = pb.ModelInferResponse()
+        for output, shape, _ in layout.outputs:
+            tensors.outputs.add(name=output.name, datatype=DATATYPES[np.dtype(output.dtype).name], shape=shape)
+        self._tensors = tensors.SerializeToString()
+
+    def fits(self, request: pb.ModelInferRequest) -> bool:
+        """Whether the request is a row of the model, all its data and nothing else raw."""
+        if len(request.inputs) != 1 or len(request.raw_input_contents) != 1 or len(request.raw_input_contents[0]) != self.size:
+            return False
+        tensor, wanted = request.inputs[0], request.outputs
+        return (
+            request.model_version in ("", self._home.version)
+            and (tensor.name, tensor.datatype, tensor.shape[:]) == self._input
+            and not tensor.parameters
+            and not tensor.HasField("contents")
+            and (not wanted or ([t.name for t in wanted] == self._outputs and not any(t.parameters for t in wanted)))
+        )
+
+    def content(self, data: bytes) -> int:
+        """As Turn.content of the same request."""
+        return hash((False, False, self._input[0], tuple(self._input[2]), data))
+
+    def answer(self, request_id: str, reply: bytes, step_index: int) -> bytes:
+        """A ModelInferResponse, serialised."""
+        index = b"\x10" + varint(step_index)  # int64_param
+        named = field(3, request_id.encode()) if request_id else b""
+        parts = [self._head, named, field(4, b"%b\x12%c%b" % (_STEP_INDEX, len(index), index)), self._tensors]
+        start = 0
+        for size in self._sizes:
+            parts += b"\x32", varint(size), reply[start : start + size] if len(self._sizes) > 1 else reply
+            start += size
+        return b"".join(parts)
+
+
+class Row:
+    """A request in flight; as batching.gathering.Row."""
+
+    __slots__ = ("_began", "_data", "_over", "_request_id", "_sequence", "_wire", "home", "message", "placed")
+
+    placed: tuple[GatheredStep, int]
+
+    def __init__(
+        self, home: Home, wire: RowWire, sequence: Sequence, message: bytes, request_id: str, data: bytes, over: Over
+    ) -> None:
+        """`over` gets the ModelInferResponse, serialised, or why there is none."""
+        self.home, self.message = home, message
+        self._wire, self._sequence, self._request_id, self._data, self._over = wire, sequence, request_id, data, over
+        self._began = time.perf_counter_ns()
+
+    @property
+    def ns(self) -> int:
+        """Since it came."""
+        return time.perf_counter_ns() - self._began
+
+    def moved(self, reply: bytes, step_index: int) -> None:
+        if self._request_id:
+            self._sequence.remember(self._request_id, step_index - 1, self._wire.content(self._data))
+        self._sequence.leave()
+        self._over(self, self._wire.answer(self._request_id, reply, step_index))
+
+    def refused(self, error: StatecellError) -> None:
+        self._sequence.leave()
+        self._over(self, error)
+
+    def cancel(self) -> None:
+        """Nobody waits for it any more."""
+        step, position = self.placed
+        step.cancel(position)
+
+
+class Rows:
+    """Finds out what is a row, and gathers it; what is not, the general way takes. Belongs to the event loop.
+
+    A request is cut into what names the model, its id, its form and its data; the same form is read once.
+    """
+
+    def __init__(self, engine: Engine, sequences: Sequences) -> None:
+        self._models = engine.models
+        self._known = engine.sessions.known
+        self._gather = engine.steps.gather
+        self._live = sequences.live
+        self._wires: Seen[Home, RowWire] = Seen(MODELS)
+        self._sizes: Seen[bytes, int] = Seen(MODELS)  # of a row's data, by what names the model
+        self._forms: Seen[tuple[bytes, bytes], tuple[Key, Home] | None] = Seen(PIECES)  # None: no row, whatever its data
+
+    def begin(self, message: bytes, over: Over) -> Row | None:
+        """A ModelInferRequest, serialised; the row, where it is one, and on its way."""
+        try:
+            at = _after(message, 0, 0x0A)
+            if message[at] == 0x12:
+                at = _after(message, at, 0x12)
+            end = _after(message, at, 0x1A) if message[at] == 0x1A else at
+            request_id = message[at + 2 : end].decode()
+        except (IndexError, ValueError):
+            return None
+        found = self._find(message[:at], message[end:])
+        return None if found is None else self._begin(found, message, request_id, over)
+
+    def _find(self, model: bytes, rest: bytes) -> tuple[Key, Home] | None:
+        """The sequence of a row and where that is at home, by what names the model and what follows the id; None: no row."""
+        size = self._sizes.get(model)
+        if size is not None:
+            form = (model, rest[: len(rest) - size])
+            if form in self._forms:
+                return self._forms[form]
+        return self._read(model, rest)
+
+    def _begin(self, found: tuple[Key, Home], message: bytes, request_id: str, over: Over) -> Row | None:
+        key, home = found
+        sequence = self._live(key)
+        session = None if sequence is None or sequence.busy else self._known(sequence.session_id)
+        if sequence is None or session is None or session.home is not home or session.durable or sequence.remembers(request_id):
+            return None
+        wire = self._wires.get(home) or self._wire(session)
+        if wire is None:
+            return None
+        data = message[len(message) - wire.size :]
+        row = Row(home, wire, sequence, message, request_id, data, over)
+        try:
+            placed = self._gather(session, session.step_index, data, row)
+        except StatecellError:
+            return None  # which the other way will say
+        if placed is None:
+            return None
+        row.placed = placed
+        sequence.busy = True
+        return row
+
+    def _read(self, model: bytes, rest: bytes) -> tuple[Key, Home] | None:
+        """What the request is without its id: the sequence of a row, and where that is at home; None: no row."""
+        try:
+            request = pb.ModelInferRequest.FromString(model + rest)
+        except DecodeError:
+            return None
+        key = _key(request)
+        sequence = None if key is None else self._live(key)
+        session = None if sequence is None else self._known(sequence.session_id)
+        wire = None if session is None else self._wires.get(session.home) or self._wire(session)
+        if key is None or session is None or wire is None:
+            return None
+        self._sizes.keep(model, wire.size)
+        form = rest[: len(rest) - wire.size]
+        fits = not request.id and form.endswith(wire.end) and wire.fits(request)
+        found = (key, session.home) if fits else None
+        return self._forms.keep((model, form), found) if len(form) <= PIECE_BYTES else None
+
+    def _wire(self, session: Session) -> RowWire | None:
+        layout = self._models.of(session).scheduler.layout
+        return None if layout is None else self._wires.keep(session.home, RowWire(session.home, layout))
+
+
+def _after(message: bytes, at: int, tag: int) -> int:
+    """Where the short field of this tag ends that begins at `at`. Raises IndexError, ValueError."""
+    size = message[at + 1]
+    if message[at] != tag or size > 127:
+        raise ValueError("another field, or a long one")
+    return at + 2 + size
+
+
+def _key(request: pb.ModelInferRequest) -> Key | None:
+    """The sequence that the request goes on with, where it says nothing else of it."""
+    sequence_id: object = None
+    for name, value in request.parameters.items():
+        kind = value.WhichOneof("parameter_choice")
+        if name == "sequence_id" and kind in ("int64_param", "uint64_param", "string_param"):
+            sequence_id = getattr(value, kind)
+        elif name not in ("sequence_start", "sequence_end") or kind != "bool_param" or value.bool_param:
+            return None
+    return (request.model_name, str(sequence_id)) if sequence_id else None
