@@ -10,6 +10,9 @@ from statecell.v1 import tensor_pb2
 
 Array = np.ndarray[Any, Any]
 
+MOST_AXES = 32
+"""Of a tensor on the wire."""
+
 _DTYPES: dict[int, np.dtype[Any]] = {
     tensor_pb2.DATA_TYPE_FLOAT32: np.dtype("<f4"),
     tensor_pb2.DATA_TYPE_FLOAT64: np.dtype("<f8"),
@@ -48,6 +51,8 @@ def unpack(tensor: tensor_pb2.Tensor) -> Array:
     dtype = _DTYPES.get(tensor.dtype)
     if dtype is None:
         raise TensorError(f"tensor {tensor.name!r} has dtype code {tensor.dtype}, expected one of {sorted(_DTYPES)}")
+    if len(tensor.shape) > MOST_AXES:
+        raise TensorError(f"tensor {tensor.name[:80]!r} has {len(tensor.shape)} axes, the most is {MOST_AXES}")
     shape, data = tensor.shape[:], tensor.data
     try:
         if math.prod(shape) * dtype.itemsize == len(data):

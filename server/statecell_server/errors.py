@@ -1,5 +1,12 @@
 """What can go wrong with a call. No error here knows the transport; protocols.status has the table of gRPC codes."""
 
+LONGEST = 1000
+"""Characters of a message, and of each entry of its metadata. A caller may be told the same for each of many sessions."""
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 40]}... ({len(text):,} characters in all)"
+
 
 class StatecellError(Exception):
     """Base of all. `reason` is stable; the message names the field, what came and what was expected."""
@@ -9,8 +16,9 @@ class StatecellError(Exception):
     """Where the same call may succeed later: after how long. Every state is as it was."""
 
     def __init__(self, message: str, **metadata: object) -> None:
-        super().__init__(message)
-        self.metadata = {key: str(value) for key, value in metadata.items()}
+        """What a caller sent may be in both, and may be long: no more than LONGEST characters of each are kept."""
+        super().__init__(_shortened(message))
+        self.metadata = {key: _shortened(str(value)) for key, value in metadata.items()}
 
 
 class ModelNotFound(StatecellError):

@@ -1,5 +1,6 @@
 """Gathering: requests of one row and one time step that come one by one are one Step when their batch is launched."""
 
+import logging
 from collections.abc import Sequence
 from math import prod
 from typing import Protocol
@@ -12,6 +13,8 @@ from statecell_server.batching.inputs import Inputs
 from statecell_server.batching.step import Step
 from statecell_server.errors import StatecellError, StepOutOfOrder
 from statecell_server.sessions.session import Session
+
+log = logging.getLogger(__name__)
 
 ROW = {"seq_len": 1, "batch": 1}
 
@@ -106,13 +109,12 @@ class GatheredStep(Step):
     def settle(self) -> None:
         errors, replies, starts = self.errors, self.replies, self.starts
         rows, self._rows = self._rows, []  # they may hold this step
-        if not errors:
-            for row, reply, start in zip(rows, replies, starts, strict=True):
-                row.moved(reply, start + 1)
-            return
         for position, row in enumerate(rows):
-            error = errors.get(position)
-            if error is None:
-                row.moved(replies[position], starts[position] + 1)
-            else:
-                row.refused(error)
+            error = errors.get(position) if errors else None
+            try:
+                if error is None:
+                    row.moved(replies[position], starts[position] + 1)
+                else:
+                    row.refused(error)
+            except Exception:  # its own call's to suffer, and nobody else's
+                log.exception("an answer failed")

@@ -12,7 +12,7 @@ from statecell_server.arena.arena import StateArena
 from statecell_server.batching.step import Step
 from statecell_server.durability.record import Record
 from statecell_server.durability.store import StateStore, Write
-from statecell_server.errors import SessionContended, StatecellError
+from statecell_server.errors import InternalError, SessionContended, StatecellError, StoreUnavailable
 from statecell_server.sessions.session import Session
 
 log = logging.getLogger(__name__)
@@ -59,30 +59,36 @@ class Journal:
         if saving:  # of an older state of the same session; its outcome is met below
             await asyncio.wait(saving)
         due = [(step, position) for step in steps for position in range(len(step.sessions)) if self._due(step, position)]
-        writes = self._writes(due)
-        for (step, position), write, error in zip(due, writes, await self._try(writes), strict=True):
-            if error is None:
+        records = [self._encoded(step, position, part) for (step, position), part in zip(due, self._states(due), strict=True)]
+        errors = iter(await self._try([write for write in records if isinstance(write, Write)]))
+        for (step, position), write in zip(due, records, strict=True):
+            error = next(errors) if isinstance(write, Write) else write
+            if error is None and isinstance(write, Write):
                 step.fences[position] = write.fence
-            else:
+            elif error is not None:
                 step.errors[position] = error
                 step.sessions[position].stale |= isinstance(error, SessionContended)
 
-    def _writes(self, due: Sequence[tuple[Step, int]]) -> list[Write]:
+    def _encoded(self, step: Step, position: int, states: list[Array]) -> Write | StatecellError:
+        """The record of one session; one that cannot be made is that session's failure alone."""
+        session = step.sessions[position]
+        try:
+            return Write(session.id, session.fence, self._record(step, position, states).encode())
+        except Exception as error:
+            log.exception("the record of session %s cannot be made", session.id[:16])
+            return InternalError(f"the record of session {session.id} cannot be made: {error}", session_id=session.id)
+
+    def _states(self, due: Sequence[tuple[Step, int]]) -> list[list[Array]]:
+        """The next states of each, in one gather where they can be."""
         slots = [self._slots(step, position) for step, position in due]
-        if self._batched:  # one gather for all
-            states = self._arena.read([slot for rows in slots for slot in rows])
-            parts, row = [], 0
-            for rows in slots:
-                parts.append(
-                    [_rows(a, s.batch_axis, row, row + len(rows)) for a, s in zip(states, self._spec.states, strict=True)]
-                )
-                row += len(rows)
-        else:
-            parts = [self._arena.read(rows) for rows in slots]
-        return [
-            Write(step.sessions[position].id, step.sessions[position].fence, self._record(step, position, part).encode())
-            for (step, position), part in zip(due, parts, strict=True)
-        ]
+        if not self._batched:
+            return [self._arena.read(rows) for rows in slots]
+        states = self._arena.read([slot for rows in slots for slot in rows]) if slots else []
+        parts, row = [], 0
+        for rows in slots:
+            parts.append([_rows(a, s.batch_axis, row, row + len(rows)) for a, s in zip(states, self._spec.states, strict=True)])
+            row += len(rows)
+        return parts
 
     @staticmethod
     def _slots(step: Step, position: int) -> Sequence[int]:
@@ -178,6 +184,9 @@ class Journal:
             return await self.store.write(writes)
         except StatecellError as error:
             return [error] * len(writes)
+        except Exception as error:
+            log.exception("a write failed")
+            return [StoreUnavailable(f"the write failed: {type(error).__name__}: {error}")] * len(writes)
 
 
 def _rows(array: Array, axis: int | None, start: int, stop: int) -> Array:

@@ -60,7 +60,10 @@ class Ledger:
             # Off the step first: a waiter holds its steps, and a circle would be the garbage collector's to find.
             waiters, step.waiters = step.waiters, []
             for waiter in waiters:
-                waiter.settle()
+                try:
+                    waiter.settle()
+                except Exception:  # its own call's to suffer, and nobody else's
+                    log.exception("an answer failed")
 
     def _commit(self, step: Step, freed: list[int]) -> None:
         """The one place where a session's state moves on, or, where its step failed or nobody waits for it, does not."""

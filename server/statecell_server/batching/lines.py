@@ -1,11 +1,27 @@
 """Lines: each session's steps that are in flight, one behind the other."""
 
 from collections.abc import Iterator, Sequence
+from enum import Enum
+from typing import Final, Literal
 
 from statecell_server.batching.step import Step
-from statecell_server.errors import StepOutOfOrder
+from statecell_server.errors import QueueFull, StepOutOfOrder
 from statecell_server.sessions.reply import Reply
 from statecell_server.sessions.session import Session
+
+
+class At(Enum):
+    """Where a step is to be taken, other than at an index that its caller claims."""
+
+    NEXT = "wherever the session stands"
+
+
+NEXT: Final = At.NEXT
+"""As an index: behind all that is in flight, whoever has moved the session on; the reply is kept."""
+Index = int | None | Literal[At.NEXT]
+"""What a request says of where its step belongs. None: at the end, if nothing is in flight, and the reply is not kept."""
+LONGEST = 256
+"""Steps of one session that may be in flight."""
 
 
 class Lines:
@@ -56,11 +72,15 @@ class Lines:
                 return step.stop_of(session)
         return session.step_index
 
-    def place(self, session: Session, step_index: int | None, seq_len: int) -> Step | Reply | None:
+    def place(self, session: Session, step_index: Index, seq_len: int) -> Step | Reply | None:
         """Where a step belongs: the step in flight that it repeats, the reply that it repeats, or None: at the end of the line.
 
-        Raises StepOutOfOrder.
+        Raises StepOutOfOrder, QueueFull.
         """
+        if session.pending >= LONGEST and step_index in (NEXT, self.next_index(session)):
+            raise QueueFull(f"session {session.id} has {session.pending} steps in flight, the most is {LONGEST}")
+        if step_index is NEXT:
+            return None
         if step_index is None:
             if not all(step.lost(session) for step in self.of(session)):
                 raise StepOutOfOrder(

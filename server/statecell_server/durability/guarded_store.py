@@ -59,9 +59,20 @@ class GuardedStore:
             raise StoreUnavailable("the store does not answer; nothing was sent to it", applied="no")
         return await self._count(call())
 
+    @staticmethod
+    async def _answer(call: Awaitable[T]) -> T:
+        """Whatever else a library raises, whoever waits is told that there was no answer."""
+        try:
+            return await call
+        except StatecellError:
+            raise
+        except Exception as error:
+            log.exception("a call of the store failed")
+            raise StoreUnavailable(f"the store does not answer: {type(error).__name__}: {error}") from error
+
     async def _count(self, call: Awaitable[T]) -> T:
         try:
-            result = await call
+            result = await self._answer(call)
         except StoreUnavailable as error:
             self._failures += 1
             if self._failures >= FAILURES and not self.open:

@@ -32,10 +32,20 @@ class Admission:
                     runner.forget(session)
             raise
 
+    @staticmethod
+    def check_room(runner: Runner, rows: int) -> None:
+        """Whether so many rows could be held at all, before anything is made for them. Raises StateBudgetExceeded."""
+        if rows > runner.capacity:
+            raise StateBudgetExceeded(
+                f"{rows} rows of state would exceed the {runner.capacity} that fit into --state-memory and --spill-memory",
+                model=runner.name,
+            )
+
     def enter(self, session: Session, runner: Runner) -> Session:
         """The session becomes known here. Raises Draining, StateBudgetExceeded."""
         if self.closed:
             raise Draining("the server is about to stop and takes no new sessions")
+        self.check_room(runner, session.batch)
         held = runner.sessions.rows
         excess = held + session.batch - runner.capacity
         if excess > 0 and not self._make_room(runner, excess):

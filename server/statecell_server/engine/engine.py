@@ -67,20 +67,28 @@ class Engine:
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(1)
-            now = time.time()
-            for session in self.sessions.expire(now):
-                self.models.of(session).leave(session, self.sessions.absent(session.id))
-            if self._config.save_every > 1:
-                self._save(s for s in self.sessions if s.ahead and not s.pending and now - s.used > IDLE_SECONDS)
-            if self._takeover is not None and self._takeover.taken:
-                log.info("took over %d sessions from other servers", self._takeover.taken)
-                self._takeover.taken = 0
+            try:
+                self._sweep_once(time.time())
+            except Exception:
+                log.exception("a look for idle sessions failed; the next one is in a second")
+
+    def _sweep_once(self, now: float) -> None:
+        for session in self.sessions.expire(now):
+            self.models.of(session).leave(session, self.sessions.absent(session.id))
+        if self._config.save_every > 1:
+            self._save(s for s in self.sessions if s.ahead and not s.pending and now - s.used > IDLE_SECONDS)
+        if self._takeover is not None and self._takeover.taken:
+            log.info("took over %d sessions from other servers", self._takeover.taken)
+            self._takeover.taken = 0
 
     async def _poll(self) -> None:
         while True:
             await asyncio.sleep(self._config.poll_models)
-            if await self.models.refresh(self._users):
-                self._changed()
+            try:
+                if await self.models.refresh(self._users):
+                    self._changed()
+            except Exception:
+                log.exception("a look for new versions of models failed; the next one is in %g s", self._config.poll_models)
 
     def _save(self, sessions: Iterable[Session]) -> "list[asyncio.Task[None]]":
         """Writes sessions that are ahead of the store to it, one round trip a model."""

@@ -1,20 +1,27 @@
 """Intake: from a request to its steps in a runner's queue."""
 
 import functools
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from statecell.tensor import Array
 
 from statecell_server.batching.inputs import Inputs
+from statecell_server.batching.lines import LONGEST, Index
 from statecell_server.batching.runner import Runner
 from statecell_server.batching.step import Step
 from statecell_server.engine.repository import Repository
 from statecell_server.engine.takeover import Takeover
 from statecell_server.engine.ticket import Ticket
-from statecell_server.errors import InvalidRequest, QueueFull, ShapeMismatch, StatecellError, StepOutOfOrder
+from statecell_server.errors import InternalError, InvalidRequest, QueueFull, ShapeMismatch, StatecellError, StepOutOfOrder
 from statecell_server.sessions.reply import Reply
-from statecell_server.sessions.session import Session
+from statecell_server.sessions.session import LAST_INDEX, Session
 from statecell_server.sessions.table import Sessions
+
+log = logging.getLogger(__name__)
+
+MOST_SESSIONS = 16_384
+"""Sessions in one message."""
 
 
 class Intake:
@@ -29,13 +36,22 @@ class Intake:
         self,
         session_ids: Sequence[str],
         tensors: Mapping[str, Array],
-        step_indexes: Sequence[int | None],
+        step_indexes: Sequence[Index],
         done: Callable[[Ticket], None],
     ) -> Ticket:
         """As Engine.submit."""
         if not session_ids or len(step_indexes) != len(session_ids):
             raise InvalidRequest(
                 f"{len(session_ids)} session_ids and {len(step_indexes)} step_indexes, expected one index a session or none"
+            )
+        if len(session_ids) > MOST_SESSIONS:
+            raise InvalidRequest(
+                f"{len(session_ids)} session_ids, the most in a message is {MOST_SESSIONS}", field="session_ids"
+            )
+        again = len(session_ids) - len(set(session_ids))
+        if again >= LONGEST:
+            raise InvalidRequest(
+                f"{again} session_ids are named again in one message, the most is {LONGEST - 1}", field="session_ids"
             )
         ticket = Ticket(done)
         if self._takeover is not None and self._takeover.needed(session_ids, step_indexes):
@@ -59,7 +75,7 @@ class Intake:
         ticket: Ticket,
         session_ids: Sequence[str],
         tensors: Mapping[str, Array],
-        step_indexes: Sequence[int | None],
+        step_indexes: Sequence[Index],
         absent: Mapping[str, StatecellError],
     ) -> None:
         """The request's sessions were brought from the store."""
@@ -69,6 +85,9 @@ class Intake:
             self._begin(ticket, session_ids, tensors, step_indexes, absent)
         except StatecellError as error:
             ticket.errors = dict.fromkeys(range(len(session_ids)), error)
+        except Exception as error:  # whoever waits must hear of it
+            log.exception("a request failed")
+            ticket.errors = dict.fromkeys(range(len(session_ids)), InternalError(f"the request failed: {error}"))
         ticket.settle()
 
     def _begin(
@@ -76,7 +95,7 @@ class Intake:
         ticket: Ticket,
         session_ids: Sequence[str],
         tensors: Mapping[str, Array],
-        step_indexes: Sequence[int | None],
+        step_indexes: Sequence[Index],
         absent: Mapping[str, StatecellError],
     ) -> None:
         known = None if absent else self._sessions.find(session_ids)
@@ -135,7 +154,7 @@ class Intake:
                 self._place(ticket, [position for position in positions if position not in errors])
                 ticket.settle()
 
-        takeover.request(list(ids.values()), [ticket.step_indexes[position] for position in ids], late)
+        takeover.request(list(ids.values()), [ticket.step_indexes[position] for position in ids], late, doubt=True)
 
     def _place(self, ticket: Ticket, positions: Sequence[int]) -> None:
         """New steps are queued, as one Step where they can be; repeated ones find their reply or the step in flight."""
@@ -175,11 +194,16 @@ class Intake:
                 continue
             session.used = now
             start = session.step_index
-            if session.pending or (index is not None and index != start):  # otherwise it is idle, and where it should be
+            if start > LAST_INDEX:
+                ticket.errors[position] = InvalidRequest(f"session {session.id} has reached its last step_index: {start}")
+                continue
+            if session.pending or (isinstance(index, int) and index != start):  # otherwise it is idle, and where it should be
                 try:
                     placed = lines.place(session, index, ticket.inputs.seq_len)
-                except StepOutOfOrder as error:
+                except (StepOutOfOrder, QueueFull) as error:
                     ticket.errors[position] = error
+                    if isinstance(error, StepOutOfOrder) and session.durable and session.pending and not ticket.asked:
+                        ticket.doubtful.append(position)  # what is in flight here may be what another server has done already
                     continue
                 if isinstance(placed, Reply):
                     ticket.repeat(position, placed)

@@ -25,6 +25,10 @@ from statecell_server.sessions.table import Sessions
 Tensors = Mapping[str, Array]
 
 
+MOST_FORKS = 1024
+"""Sessions that one call makes."""
+
+
 class Lifecycle:
     """`await lifecycle.create("lstm")`. Belongs to the event loop."""
 
@@ -67,6 +71,7 @@ class Lifecycle:
                 raise InvalidRequest("a snapshot brings its own batch and state; leave out the others", field="snapshot")
             batch, state = snapshot.batch, snapshot.states
         batch = batch or 1
+        self._admission.check_room(runner, batch)
         if batch < 1 or (batch > 1 and not spec.has_batch):
             raise InvalidRequest(f"batch is {batch}, expected {'1 or more' if spec.has_batch else '1'}", field="batch")
         name = session_id or self._sessions.issue(durable=durable)
@@ -104,8 +109,8 @@ class Lifecycle:
 
     async def fork(self, session_id: str, count: int) -> list[Session]:
         """`count` sessions that go on from the committed state. All or none are made."""
-        if count < 0:
-            raise InvalidRequest(f"count is {count}, expected 1 or more", field="count")
+        if not 0 <= count <= MOST_FORKS:
+            raise InvalidRequest(f"count is {count}, expected 1 to {MOST_FORKS}", field="count")
         if self._takeover is not None and self._is_stored(session_id):
             record = await self._takeover.record(session_id)
             runner = await self._models.holding(record.model, record.version, record.digest)

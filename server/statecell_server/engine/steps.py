@@ -7,12 +7,13 @@ from statecell.tensor import Array
 
 from statecell_server.batching.gathering import GatheredStep, Row
 from statecell_server.batching.inputs import check_states, split_states
+from statecell_server.batching.lines import Index
 from statecell_server.engine.intake import Intake
 from statecell_server.engine.repository import Repository
 from statecell_server.engine.takeover import Takeover
 from statecell_server.engine.ticket import Ticket
 from statecell_server.errors import Draining
-from statecell_server.sessions.session import DURABLE, Session
+from statecell_server.sessions.session import DURABLE, LAST_INDEX, Session
 
 Tensors = Mapping[str, Array]
 
@@ -28,7 +29,7 @@ class Steps:
         self._now = now
 
     def submit(
-        self, session_ids: Sequence[str], tensors: Tensors, step_indexes: Sequence[int | None], done: Callable[[Ticket], None]
+        self, session_ids: Sequence[str], tensors: Tensors, step_indexes: Sequence[Index], done: Callable[[Ticket], None]
     ) -> Ticket:
         """One request for the sessions, their rows stacked in `tensors`; `done` gets the ticket when it can be answered.
 
@@ -44,7 +45,12 @@ class Steps:
         The short way of what `submit` does, taken where nothing is in flight and the index fits; None: take the other.
         Raises QueueFull.
         """
-        if session.pending or session.batch != 1 or (step_index is not None and step_index != session.step_index):
+        if (
+            session.pending
+            or session.batch != 1
+            or session.step_index > LAST_INDEX
+            or (step_index is not None and step_index != session.step_index)
+        ):
             return None
         if session.durable and (
             self.handed_over or self._takeover is None or self._takeover.needed((session.id,), (step_index,))
@@ -53,7 +59,7 @@ class Steps:
         session.used = self._now()
         return self._models.of(session).launcher.gather(session, step_index, data, row)
 
-    async def step(self, session_id: str, tensors: Tensors, step_index: int | None) -> tuple[dict[str, Array], int]:
+    async def step(self, session_id: str, tensors: Tensors, step_index: Index) -> tuple[dict[str, Array], int]:
         """Advances one session: (outputs by name, its step_index after the step)."""
         ticket = await self._answer(lambda done: self.submit([session_id], tensors, [step_index], done))
         _, outputs, indexes = ticket.outcome()

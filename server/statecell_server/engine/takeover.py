@@ -7,17 +7,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from statecell.spec import ModelSpec
 from statecell.tensor import Array
 
+from statecell_server.batching.lines import Index
 from statecell_server.batching.runner import Runner
 from statecell_server.durability.record import Record
 from statecell_server.durability.store import StateStore, contended
 from statecell_server.engine.repository import Repository
-from statecell_server.errors import InternalError, SnapshotMismatch, StatecellError
-from statecell_server.sessions.session import DURABLE, Session
+from statecell_server.errors import InternalError, SnapshotMismatch, StatecellError, StoreUnavailable
+from statecell_server.sessions.session import DURABLE, LAST_INDEX, Session
 from statecell_server.sessions.table import Sessions
 
 log = logging.getLogger(__name__)
 
-Indexes = Sequence[int | None]
+Indexes = Sequence[Index]
 Errors = Mapping[str, StatecellError]
 
 
@@ -49,7 +50,7 @@ class Takeover:
     def _behind(self, session_ids: Sequence[str], step_indexes: Indexes) -> list[str]:
         return [i for i, index in zip(session_ids, step_indexes, strict=True) if self._is_behind(i, index)]
 
-    def _is_behind(self, session_id: str, step_index: int | None) -> bool:
+    def _is_behind(self, session_id: str, step_index: Index) -> bool:
         session = self._sessions.known(session_id)
         if session is None:
             return session_id.startswith(DURABLE)
@@ -57,12 +58,18 @@ class Takeover:
             return False
         if session.stale:
             return True
-        return not (step_index is None or step_index == session.step_index or session.pending or session.ahead)
+        claimed = isinstance(step_index, int)
+        return claimed and not (step_index == session.step_index or session.pending or session.ahead)
 
-    def request(self, session_ids: Sequence[str], step_indexes: Indexes, then: Callable[[Errors], None]) -> None:
-        """Calls `then` when the sessions are as they are in the store, with what went wrong for some of them."""
+    def request(
+        self, session_ids: Sequence[str], step_indexes: Indexes, then: Callable[[Errors], None], *, doubt: bool = False
+    ) -> None:
+        """Calls `then` when the sessions are as they are in the store, with what went wrong for some of them.
+
+        `doubt`: all are looked up, also those that seem to be as they are there.
+        """
         before = [self._last[i] for i in set(session_ids) if i in self._last]
-        task = asyncio.get_running_loop().create_task(self._serve(before, session_ids, step_indexes, then))
+        task = asyncio.get_running_loop().create_task(self._serve(before, session_ids, step_indexes, then, doubt))
         for session_id in session_ids:
             self._last[session_id] = task
         task.add_done_callback(lambda _: self._forget(session_ids, task))
@@ -78,10 +85,17 @@ class Takeover:
         session_ids: Sequence[str],
         step_indexes: Indexes,
         then: Callable[[Errors], None],
+        doubt: bool,
     ) -> None:
         if before:
             await asyncio.wait(before)
-        then(await self.fetch(self._behind(session_ids, step_indexes)))
+        behind = session_ids if doubt else self._behind(session_ids, step_indexes)
+        try:
+            errors: Errors = await self.fetch(behind)
+        except Exception as error:  # whoever waits must hear of it
+            log.exception("sessions cannot be loaded")
+            errors = dict.fromkeys(behind, StoreUnavailable(f"the session cannot be loaded: {type(error).__name__}: {error}"))
+        then(errors)
 
     async def fetch(self, session_ids: Sequence[str]) -> dict[str, StatecellError]:
         """Brings the sessions to where the store has them. What went wrong, by id."""
@@ -91,6 +105,9 @@ class Takeover:
             found = await self.store.load(ids) if ids else []
         except StatecellError as error:
             return dict.fromkeys(ids, error)
+        except Exception as error:
+            log.exception("the store failed")
+            return dict.fromkeys(ids, StoreUnavailable(f"the store does not answer: {type(error).__name__}: {error}"))
         for session_id, data in zip(ids, found, strict=True):
             try:
                 if data is None:
@@ -140,6 +157,10 @@ class Takeover:
 
 def _set(session: Session, runner: Runner, record: Record) -> None:
     """The state, where it stands and the last reply, as the record has them. Raises SnapshotMismatch."""
+    if record.batch < 1 or not 0 <= record.step_index <= LAST_INDEX or record.reply_start > record.step_index:
+        raise SnapshotMismatch(
+            f"a session's record has batch {record.batch}, step_index {record.step_index} and the reply to {record.reply_start}"
+        )
     session.load(states_of(record, runner.spec))
     session.step_index, session.fence, session.stale = record.step_index, record.fence, False
     session.replied, session.reply = 0, b""

@@ -1,11 +1,13 @@
 """Ticket: one request that advances sessions, until it can be answered."""
 
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 
 import numpy as np
 from statecell.tensor import Array
 
 from statecell_server.batching.inputs import Inputs
+from statecell_server.batching.lines import Index
 from statecell_server.batching.runner import Runner
 from statecell_server.batching.step import Step
 from statecell_server.errors import SessionContended, StatecellError
@@ -26,18 +28,20 @@ class Ticket:
         self.errors: dict[int, StatecellError] = {}
         self.again: Callable[[Ticket, list[int]], None] | None = None
         """Places the positions once more, whose sessions another server has moved on."""
+        self.doubtful: list[int] = []
+        """Positions that were found out of order by a copy that another server may have gone on from: their records decide."""
         self.cancelled = False
+        self.asked = False  # the store was, for what it has of them
         self._done = done
         self._rounds = 1
         self._replies: dict[int, Reply] = {}
         self._steps: list[tuple[Step, list[int]]] = []  # and the positions that it answers
         self._open = 1  # steps that are not over, and the submission itself
+        self._first_rows: list[int] = []  # made when they are first asked for
         self.sessions: Sequence[Session | None] = ()
         self.output_names: Sequence[str] = ()  # none where no session of the request was found
 
-    def begin(
-        self, runner: Runner, sessions: Sequence[Session | None], inputs: Inputs, step_indexes: Sequence[int | None]
-    ) -> None:
+    def begin(self, runner: Runner, sessions: Sequence[Session | None], inputs: Inputs, step_indexes: Sequence[Index]) -> None:
         """When the sessions are known."""
         self.runner, self.inputs = runner, inputs
         self.sessions, self.step_indexes, self.output_names = sessions, step_indexes, runner.output_names
@@ -49,24 +53,22 @@ class Ticket:
 
     def rows(self, positions: Sequence[int]) -> list[int]:
         """The rows of the inputs that belong to these positions; a session that is not there has one."""
-        rows: list[int] = []
-        row, wanted = 0, set(positions)
-        for position, session in enumerate(self.sessions):
-            stop = row + (1 if session is None else session.batch)
-            if position in wanted:
-                rows += range(row, stop)
-            row = stop
-        return rows
+        if not self._first_rows:
+            self._first_rows = [0, *accumulate(1 if session is None else session.batch for session in self.sessions)]
+        firsts = self._first_rows
+        return [row for position in positions for row in range(firsts[position], firsts[position + 1])]
 
     def settle(self) -> None:
         """One of the steps, or the submission, is over."""
         self._open -= 1
         if self._open:
             return
-        contended = self._collect()
+        contended = self._collect() + self.doubtful
+        self.doubtful = []
         if contended and self.again is not None and self._rounds < ROUNDS and not self.cancelled:
             self._rounds += 1
             self._open = 1
+            self.asked = True
             for position in contended:
                 del self.errors[position]
             self.again(self, contended)

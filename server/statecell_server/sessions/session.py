@@ -12,6 +12,8 @@ from statecell_server.sessions.reply import Replies, Reply
 
 DURABLE = "durable-"
 """How the id of a durable session begins: only those are looked for in the store."""
+LAST_INDEX = 1 << 62
+"""No session steps on from there: a step_index is an int64, and a request may have many time steps."""
 INITIAL = (INITIAL_SLOT,)
 """The slots of a session of one row that has not stepped yet; times one, it is the same tuple for all of them."""
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from statecell.tensor import Array
 
 from statecell_server.errors import SnapshotMismatch
+from statecell_server.sessions.session import LAST_INDEX
 
 FORMAT = 1
 
@@ -34,6 +35,12 @@ class Snapshot:
         """Raises SnapshotMismatch unless it is whole and belongs to this model."""
         if self.format != FORMAT:
             raise SnapshotMismatch(f"the snapshot has format {self.format}, this server reads format {FORMAT}")
+        if self.batch < 1 or not 0 <= self.step_index <= LAST_INDEX:
+            raise SnapshotMismatch(
+                f"the snapshot has batch {self.batch} and step_index {self.step_index}, "
+                f"expected 1 or more, and 0 to {LAST_INDEX}",
+                field="batch" if self.batch < 1 else "step_index",
+            )
         if checksum != self.checksum():
             raise SnapshotMismatch("the snapshot's checksum does not fit its content: it is damaged", field="checksum")
         if digest != self.digest:

@@ -95,9 +95,9 @@ class Sessions:
         """Sessions in the order of their creation, and the token of the next page ("": none). Raises InvalidRequest."""
         if size < 0:
             raise InvalidRequest(f"page_size is {size}, expected 0 or more", field="page_size")
-        if token and not token.isdigit():
-            raise InvalidRequest(f"page_token is {token!r}, expected what the page before gave", field="page_token")
-        after, size = int(token or 0), size or 1000
+        if token and not (token.isascii() and token.isdigit() and len(token) < 20):
+            raise InvalidRequest(f"page_token is {token[:40]!r}, expected what the page before gave", field="page_token")
+        after, size = int(token or 0), min(size or 1000, 10_000)
         for session in self._sessions.values():
             session.number = session.number or next(self._numbers)
         found = (s for s in self._sessions.values() if s.number > after and model in ("", s.model))

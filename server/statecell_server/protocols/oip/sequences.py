@@ -7,8 +7,9 @@ from statecell.spec import ModelSpec
 from statecell.tensor import Array
 
 from statecell_server.batching.inputs import check_outputs, split_states
+from statecell_server.batching.lines import NEXT
 from statecell_server.engine.engine import Engine
-from statecell_server.errors import InvalidRequest, SessionExists, SessionLost, SessionNotFound, StatecellError, StepOutOfOrder
+from statecell_server.errors import InvalidRequest, SessionExists, SessionLost, SessionNotFound, StatecellError
 from statecell_server.protocols.oip.ended import Ended
 from statecell_server.protocols.oip.roll import Roll
 from statecell_server.protocols.oip.sequence import Sequence
@@ -119,15 +120,9 @@ class Sequences:
         check_outputs(turn.outputs, runner.output_names)
         tensors = split_states(runner.spec, turn.tensors)[0] if turn.start else turn.tensors
         wanted = turn.step_index if repeated is None else repeated
-        index = runner.scheduler.lines.next_index(session) if wanted is None else wanted
-        try:
-            outputs, step_index = await self._engine.steps.step(session.id, tensors, index)
-        except StepOutOfOrder:
-            moved = self._known(session.id)
-            if wanted is not None or moved is None or runner.scheduler.lines.next_index(moved) == index:
-                raise
-            return await self._advance(sequence, moved, turn)  # another server has moved it on
-        sequence.apply(turn, index)
+        # An index that nobody has claimed is not made up here: by it another server's step would be taken for this one.
+        outputs, step_index = await self._engine.steps.step(session.id, tensors, NEXT if wanted is None else wanted)
+        sequence.apply(turn, step_index - _time_steps(runner.spec, tensors))
         answer = Answer(runner, outputs, step_index)
         if turn.end:
             await self._delete(session)
@@ -162,6 +157,15 @@ class Sequences:
         except StatecellError as error:
             return error
         raise AssertionError("a sequence that is not live has no session")
+
+
+def _time_steps(spec: ModelSpec, inputs: Mapping[str, Array]) -> int:
+    """Of inputs that were accepted."""
+    for tensor in spec.inputs:
+        if tensor.time_axis is not None:
+            steps: int = inputs[tensor.name if tensor.name in inputs else ""].shape[tensor.time_axis]
+            return steps
+    return 1
 
 
 def _rows(spec: ModelSpec, inputs: Mapping[str, Array]) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from statecell.oip import inference_pb2 as pb
-from statecell.tensor import Array
+from statecell.tensor import MOST_AXES, Array
 
 from statecell_server.errors import DtypeMismatch, InvalidRequest, StatecellError
 from statecell_server.protocols.oip.turn import Answer, Turn
@@ -35,6 +35,8 @@ _CONTENTS = {
     "UINT8": "uint_contents",
     "BOOL": "bool_contents",
 }
+LONGEST_ID = 256
+"""Characters of a sequence's id, and of a request's: both are kept."""
 _INTEGER = ("int64_param", "uint64_param")
 _FLAG = (("bool_param",), "true or false")
 _PARAMETERS: dict[str, tuple[tuple[str, ...], str]] = {
@@ -66,6 +68,8 @@ def read_inputs(request: pb.ModelInferRequest) -> dict[str, Array]:
 
 
 def _read_input(tensor: pb.ModelInferRequest.InferInputTensor, name: str, raw: bytes | None) -> Array:
+    if len(tensor.shape) > MOST_AXES:
+        raise InvalidRequest(f"input {name!r} has {len(tensor.shape)} axes, the most is {MOST_AXES}", field=name)
     dtype, shape = _DTYPES.get(tensor.datatype), tensor.shape[:]
     if dtype is None:
         raise DtypeMismatch(f"input {name!r} is {tensor.datatype!r}, expected one of {', '.join(_DTYPES)}", field=name)
@@ -106,6 +110,9 @@ def read_turn(request: pb.ModelInferRequest) -> Turn | None:
             if value:
                 raise InvalidRequest(f"{name} came without a sequence_id", field=name)
         return None
+    for name, text in (("sequence_id", str(sequence_id)), ("id", request.id)):
+        if len(text) > LONGEST_ID:
+            raise InvalidRequest(f"{name} has {len(text)} characters, the most is {LONGEST_ID}", field=name)
     if step_index is not None and step_index < 0:
         raise InvalidRequest(f"step_index is {step_index}, expected 0 or more", field="step_index")
     return Turn(
@@ -146,6 +153,8 @@ def read_outputs(request: pb.ModelInferRequest) -> tuple[str, ...]:
     outputs = request.outputs
     if not outputs:
         return ()
+    if len({tensor.name for tensor in outputs}) < len(outputs):
+        raise InvalidRequest("an output is asked for twice", field="outputs")
     for tensor in outputs:
         for name in ("shared_memory_region", "classification") if tensor.parameters else ():
             if name in tensor.parameters:
