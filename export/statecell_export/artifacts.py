@@ -88,10 +88,13 @@ def _against(version: Version, module: nn.Module, example: Any) -> Proof:
         else leaf
         for leaf in arguments.leaves
     )
-    _, verifier = study(module, replace(arguments, leaves=leaves), version.spec.name, FORMS[version.form])
+    _, verifier, judge = study(module, replace(arguments, leaves=leaves), version.spec.name, FORMS[version.form])
     if verifier.spec != version.spec:
         raise VerificationError(f"{version.folder} has the spec {version.spec.to_json()}, the module {verifier.spec.to_json()}")
-    return verifier.prove({file: runner(version.folder / file, version.spec) for file in version.files})
+    runners = {file: runner(version.folder / file, version.spec) for file in version.files}
+    proof = verifier.prove(runners)
+    judge.decide(runners)
+    return proof
 
 
 def _alone(version: Version) -> Proof:

@@ -10,18 +10,21 @@ import torch
 from torch import nn
 
 from statecell_export.errors import ExportError, ModuleRefusedError, VerificationError
+from statecell_export.judging.branches import branch
+from statecell_export.judging.judge import Judge
 from statecell_export.proving.grid import Case
-from statecell_export.proving.runners import runner
+from statecell_export.proving.runners import Arrays, runner
 from statecell_export.proving.streaming import min_batch, only_a_loop, why_not
 from statecell_export.proving.verify import Verifier
 from statecell_export.quiet import quiet
 from statecell_export.reading.example import Arguments, read
 from statecell_export.reading.lift import Lifted
 from statecell_export.reading.probe import Probe, probe
+from statecell_export.reading.recurrent import is_bare
 from statecell_export.report import Report, describe, versions
 from statecell_export.repository import check_name, new_version
 from statecell_export.writing.forms import FORMS, Form
-from statecell_export.writing.recipes import ONNX, Recipe, Source, recipes
+from statecell_export.writing.recipes import ONNX, SCRIPT, Recipe, Source, recipes
 
 
 def export(
@@ -53,11 +56,20 @@ class _Export:
     began: float
 
     def run(self, original: nn.Module, example: Any) -> Report:
-        source, verifier = study(original, read(original, example), self.name, self.form)
-        failures: list[ExportError] = [] if recipes(source) else [only_a_loop(source.module, source.found, source.spec.reason)]
-        for recipe in recipes(source):
+        source, verifier, judge = study(original, read(original, example), self.name, self.form)
+        ways = recipes(source)
+        failures: list[ExportError] = [] if ways else [only_a_loop(source.module, source.found, source.spec.reason)]
+        if where := branch(copy.deepcopy(original), source.found.arguments):
+            ways = [recipe for recipe in ways if recipe.name == SCRIPT]
+            failures.append(
+                ModuleRefusedError(
+                    f"{type(original).__name__}.forward decides by values ({where}), which a trace would do once for all; "
+                    "write it by torch.where, or take the states as arguments and return them, so that it can be scripted"
+                )
+            )
+        for recipe in ways:
             try:
-                return self.publish(source, recipe, verifier, original, failures)
+                return self.publish(source, recipe, verifier, judge, original, failures)
             except (ModuleRefusedError, VerificationError) as error:
                 failures.append(error)
         for other in failures[1:]:
@@ -65,13 +77,20 @@ class _Export:
         raise failures[0]
 
     def publish(
-        self, source: Source, recipe: Recipe, verifier: Verifier, original: nn.Module, failures: list[ExportError]
+        self,
+        source: Source,
+        recipe: Recipe,
+        verifier: Verifier,
+        judge: Judge,
+        original: nn.Module,
+        failures: list[ExportError],
     ) -> Report:
         """Write the artifacts by `recipe`, prove them, and put them into the repository."""
         with new_version(self.out, self.name, self.version) as folder:
             files = recipe.write(source, folder)
             runners = {file: runner(folder / file, verifier.spec) for file in files}
             proof = verifier.prove(runners)
+            judge.decide(runners)
             rounded = self.form.name != "float32"
             report = Report(
                 spec=verifier.spec,
@@ -92,18 +111,35 @@ class _Export:
         return report
 
 
-def study(original: nn.Module, arguments: Arguments, name: str, form: Form) -> tuple[Source, Verifier]:
-    """What there is to write of a prepared module in a form, and what proves it."""
+def study(original: nn.Module, arguments: Arguments, name: str, form: Form) -> tuple[Source, Verifier, Judge]:
+    """What there is to write of a prepared module in a form, what proves it, and who has the last word."""
     module = copy.deepcopy(original)
     form.weights(module)
+    itself = copy.deepcopy(module)
     double = copy.deepcopy(module).double()  # before it runs: what it computes then cannot always be copied
     found = probe(module, arguments, name)
     lifted, exact = Lifted(module, found.plan), _exact(double, found)
     verifier = Verifier(lifted, exact, found.spec, found.leaves, form)
+    judge = Judge(itself, found.arguments, found.spec, dict(found.plan.given), found.plan.results)
+
+    def run(feed: Arrays) -> Arrays:
+        return verifier.run(lifted, feed)
+
     reason = why_not(module, found, verifier.difference)
+    if wrong := judge.difference(run, stepped=False):
+        raise ModuleRefusedError(f"{type(module).__name__}.forward is not what was made of it: {wrong}")
+    if not reason and not found.spec.has_time and not found.plan.given and not is_bare(module):
+        reason = (
+            "forward has no time axis and neither takes nor returns a state, so that each call begins anew; "
+            "take the state as an argument and return it to step it"
+        )
+    if not reason:
+        reason = judge.difference(run, stepped=True)
     spec = replace(found.spec, streamable=not reason, reason=reason, min_batch=min_batch(module, found.spec))
     source = Source(module, lifted, found, spec, form, verifier.tensors)
-    return source, Verifier(lifted, exact, form.spec(spec), found.leaves, form)
+    served = form.spec(spec)
+    judge = Judge(itself, found.arguments, served, dict(found.plan.given), found.plan.results)
+    return source, Verifier(lifted, exact, served, found.leaves, form), judge
 
 
 def prepared(module: nn.Module) -> nn.Module:
@@ -129,6 +165,6 @@ def _exact(double: nn.Module, found: Probe) -> Lifted | None:
     verifier = Verifier(exact, exact, found.spec, found.leaves, FORMS["float32"])
     try:
         verifier.run(exact, verifier.feed(Case(2, 3, "zero")), double=True)
-    except RuntimeError:
+    except Exception:  # of whatever kind: a reference that cannot be had must not fail an export
         return None
     return exact

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from statecell_export.reading.recurrent import CLASSES, Recurrent, letters
+from statecell_export.reading.results import plain
 
 States = tuple[Tensor, ...]
 Run = Callable[[Recurrent, Any, States | None], Any]
@@ -156,7 +157,7 @@ class Lifted(nn.Module):
     def _call(self, named: dict[str, Tensor]) -> list[Any]:
         flat = [named[leaf.name] if isinstance(leaf, Named) else leaf for leaf in self.plan.arguments]
         args, kwargs = pytree.tree_unflatten(flat, self.plan.structure)
-        return pytree.tree_leaves(self.module(*args, **kwargs))
+        return pytree.tree_leaves(plain(self.module(*args, **kwargs)))
 
     def _first(self, chain: Chain, named: dict[str, Tensor], states: States | None) -> States | None:
         if chain.begins == GIVEN:

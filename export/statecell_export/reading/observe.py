@@ -12,6 +12,7 @@ from statecell_export.errors import ExampleError
 from statecell_export.reading.example import Arguments
 from statecell_export.reading.lift import Chains, Run, States, intercepted, states_of
 from statecell_export.reading.recurrent import Cell, Recurrent
+from statecell_export.reading.results import plain
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def observe(module: nn.Module, arguments: Arguments, tensors: dict[str, Tensor])
     args, kwargs = arguments.filled(tensors)
     with torch.no_grad(), intercepted(intercept):
         try:
-            results, _ = pytree.tree_flatten_with_path(module(*args, **kwargs))
+            results, _ = pytree.tree_flatten_with_path(plain(module(*args, **kwargs)))
         except Exception as error:
             shapes = ", ".join(f"{k} {dtype_name(v.dtype)}{list(v.shape)}" for k, v in tensors.items())
             raise ExampleError(f"{type(module).__name__}.forward fails on {shapes}: {error}") from error

@@ -24,6 +24,7 @@ class Probe:
     spec: ModelSpec
     plan: Plan
     leaves: tuple[Leaf, ...]  # one for each of the spec's inputs
+    arguments: Arguments  # with all axes named
     loops: bool  # forward calls a cell once for each time step
     packed: bool
 
@@ -83,7 +84,7 @@ def probe(module: nn.Module, arguments: Arguments, name: str) -> Probe:
         raise ModuleRefusedError(f"{type(module).__name__}: {error}") from None
     roots = list(zip(*(one.roots for one in seen), strict=True))
     loops = any(isinstance(root[0].module, Cell) and len({r.seq_len for r in root}) > 1 for root in roots)
-    return Probe(spec, plan, inputs, loops, any(root.packed for root in seen[0].roots))
+    return Probe(spec, plan, inputs, arguments, loops, any(root.packed for root in seen[0].roots))
 
 
 def _same_again(module: nn.Module, arguments: Arguments, first: Observation) -> None:

@@ -21,6 +21,7 @@ from statecell_export.writing.trace import traced
 
 ONNX = "model.onnx"
 TORCHSCRIPT = "model.pt"
+SCRIPT = "script"
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def recipes(source: Source) -> list[Recipe]:
         both.append(Recipe("loop", _loop, _loop_script))
     alone = [Recipe(recipe.name, None, recipe.torchscript) for recipe in both]
     if all(chain.begins == GIVEN for chain in plan.chains):
-        alone.append(Recipe("script", None, _script))
+        alone.append(Recipe(SCRIPT, None, _script))
     return [*both, *(alone if source.form.torchscript else [])]
 
 
