@@ -2,6 +2,7 @@
 
 import copy
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,14 @@ from statecell_export.writing.recipes import ONNX, SCRIPT, Recipe, Source, recip
 
 
 def export(
-    module: nn.Module, example: Any, *, name: str, out: str | Path = "models", version: int = 1, form: str = "float32"
+    module: nn.Module,
+    example: Any,
+    *,
+    name: str,
+    out: str | Path = "models",
+    version: int = 1,
+    form: str = "float32",
+    states: Sequence[str] = (),
 ) -> Report:
     """Export `module` to out/name/version/ and prove it.
 
@@ -36,6 +44,8 @@ def export(
 
     module: nn.LSTM, GRU, RNN, a cell of these, or a module around them; exported in eval mode, and not changed.
     example: its input; a tuple or dict of inputs; or lines that name the axes, such as "x:float32[seq_len,batch,10]".
+    states: which result carries on which of the states that forward takes, as in ["h:1", "c:2"] or ["h:h_next"]; needed only
+        where nothing else tells.
     form: "float32", which writes ONNX and TorchScript; "float16" or "int8" (8-bit weights), which write ONNX.
 
     Raises ModuleRefusedError, ExampleError, VerificationError; nothing is written then.
@@ -44,7 +54,7 @@ def export(
         raise ExportError(f"form is {form!r}, expected one of {', '.join(FORMS)}")
     check_name(name, version)
     with quiet(), torch.no_grad():
-        return _Export(name, Path(out), version, FORMS[form], time.perf_counter()).run(prepared(module), example)
+        return _Export(name, Path(out), version, FORMS[form], tuple(states), time.perf_counter()).run(prepared(module), example)
 
 
 @dataclass(frozen=True)
@@ -53,10 +63,11 @@ class _Export:
     out: Path
     version: int
     form: Form
+    states: tuple[str, ...]
     began: float
 
     def run(self, original: nn.Module, example: Any) -> Report:
-        source, verifier, judge = study(original, read(original, example), self.name, self.form)
+        source, verifier, judge = study(original, read(original, example), self.name, self.form, self.states)
         ways = recipes(source)
         failures: list[ExportError] = [] if ways else [only_a_loop(source.module, source.found, source.spec.reason)]
         if where := branch(copy.deepcopy(original), source.found.arguments):
@@ -111,13 +122,15 @@ class _Export:
         return report
 
 
-def study(original: nn.Module, arguments: Arguments, name: str, form: Form) -> tuple[Source, Verifier, Judge]:
+def study(
+    original: nn.Module, arguments: Arguments, name: str, form: Form, states: Sequence[str] = ()
+) -> tuple[Source, Verifier, Judge]:
     """What there is to write of a prepared module in a form, what proves it, and who has the last word."""
     module = copy.deepcopy(original)
     form.weights(module)
     itself = copy.deepcopy(module)
     double = copy.deepcopy(module).double()  # before it runs: what it computes then cannot always be copied
-    found = probe(module, arguments, name)
+    found = probe(module, arguments, name, states)
     lifted, exact = Lifted(module, found.plan), _exact(double, found)
     verifier = Verifier(lifted, exact, found.spec, found.leaves, form)
     judge = Judge(itself, found.arguments, found.spec, dict(found.plan.given), found.plan.results)

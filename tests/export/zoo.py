@@ -299,7 +299,7 @@ ZOO = (
     Entry("forward takes and returns the state", lambda: (Explicit(), (X, (torch.zeros(1, 2, 4), torch.zeros(1, 2, 8))))),
     Entry("forward may be given a state, and returns it", lambda: (Explicit(), X)),
     Entry("several recurrent modules in a row, layers between, a dict of outputs", lambda: (InARow(), X)),
-    Entry("a stack of cells, called once", lambda: (StackOfCells(), STEP)),
+    Entry("a stack of cells, called once", lambda: (StackOfCells(), STEP), streamable=False),
     Entry("a Python loop over LSTMCell", lambda: (LoopOverCell(), X)),
     Entry("a Python loop over a stack of cells", lambda: (LoopOverStack(), BATCH_FIRST)),
     Entry("packed sequences with their lengths", lambda: (Packed(), (BATCH_FIRST, torch.tensor([6, 4]))), streamable=False),

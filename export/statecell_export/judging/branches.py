@@ -45,8 +45,8 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def _line() -> str:
     """The line of the caller's own code that asks; "" where PyTorch's own does, for packed sequences."""
-    frames = [frame for frame in traceback.extract_stack() if "branches.py" not in frame.filename]
-    frames = [frame for frame in frames if not frame.filename.startswith(_TORCH + "/utils")]
+    own = ("branches.py", *(f"{_TORCH}/{part}" for part in ("utils/", "_compile", "_dynamo/", "_tensor", "_ops")))
+    frames = [frame for frame in traceback.extract_stack() if not any(part in frame.filename for part in own)]
     if frames[-1].filename.startswith(_TORCH):
         return ""
     return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}: {frames[-1].line}"

@@ -34,6 +34,8 @@ class Observation:
     latest: tuple[States, ...]
     results: tuple[Any, ...]
     keys: tuple[str, ...]  # the key or field of each result, "" where it has none
+    paths: tuple[Any, ...]  # where each result is in what forward returned
+    tensors: dict[str, Tensor]  # the very ones that it was given
 
     @property
     def sizes(self) -> tuple[int, int | None]:
@@ -66,7 +68,8 @@ def observe(module: nn.Module, arguments: Arguments, tensors: dict[str, Tensor])
         except Exception as error:
             shapes = ", ".join(f"{k} {dtype_name(v.dtype)}{list(v.shape)}" for k, v in tensors.items())
             raise ExampleError(f"{type(module).__name__}.forward fails on {shapes}: {error}") from error
-    return Observation(tuple(roots), tuple(latest for _, latest in chains.roots), *_keyed(results))
+    paths = tuple(path for path, _ in results)
+    return Observation(tuple(roots), tuple(latest for _, latest in chains.roots), *_keyed(results), paths, tensors)
 
 
 def _keyed(results: list[tuple[Any, Any]]) -> tuple[tuple[Any, ...], tuple[str, ...]]:

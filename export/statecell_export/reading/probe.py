@@ -1,6 +1,6 @@
 """What a module takes, gives and remembers, found by running it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from statecell_export.reading.example import Arguments, Leaf
 from statecell_export.reading.lift import COMPUTED, GIVEN, LIFTED, Chain, Plan, next_name, paths, state_names
 from statecell_export.reading.naming import stateless, with_axes, with_lengths
 from statecell_export.reading.observe import Observation, dtype_name, observe
+from statecell_export.reading.pairing import pair, told
 from statecell_export.reading.recurrent import Cell, kind
 
 
@@ -29,8 +30,11 @@ class Probe:
     packed: bool
 
 
-def probe(module: nn.Module, arguments: Arguments, name: str) -> Probe:
-    """Find axes, states and outputs of `module` (in eval mode). Raises ModuleRefusedError, ExampleError."""
+def probe(module: nn.Module, arguments: Arguments, name: str, said: Sequence[str] = ()) -> Probe:
+    """Find axes, states and outputs of `module` (in eval mode). `said`: what the caller says of its states, as "h:1".
+
+    Raises ModuleRefusedError, ExampleError.
+    """
     generator = torch.Generator().manual_seed(0)
     first = observe(module, arguments, {leaf.name: leaf.value for leaf in arguments.leaves})
     _same_again(module, arguments, first)
@@ -46,7 +50,7 @@ def probe(module: nn.Module, arguments: Arguments, name: str) -> Probe:
     if len({len(one.roots) for one in seen}) > 1:
         raise ModuleRefusedError(_changed(paths(module)[seen[0].roots[0].module]))
     shapes = [_result_shape(seen, place) for place in range(len(seen[0].results))]
-    given = _given(arguments, seen[0], at, shapes)
+    given = _given(module, said, arguments, seen[0], at, shapes)
     chains = _chains(module, seen, bool(given))
     if not chains and not given:
         raise stateless(module)
@@ -126,23 +130,28 @@ def _result_shape(seen: list[Observation], place: int) -> Shape | None:
 
 
 def _given(
-    arguments: Arguments, seen: Observation, at: Callable[..., Observation], shapes: list[Shape | None]
+    module: nn.Module,
+    said: Sequence[str],
+    arguments: Arguments,
+    seen: Observation,
+    at: Callable[..., Observation],
+    shapes: list[Shape | None],
 ) -> tuple[tuple[str, int], ...]:
-    """The arguments that are states, and the results that carry them on.
+    """The arguments that are states, and the results that carry them on: as the caller has `said`, the others found.
 
-    A state is float, has no time axis, is not the first argument, and comes back in its own shape: where several results
-    have that shape, those that a recurrent module gave as its state, else the last ones, as PyTorch's own modules return it.
+    A state is float, has no time axis, is not the first argument, and comes back in its own shape.
     """
-    latest = [state for states in seen.latest for state in states]
-    pairs: list[tuple[str, int]] = []
-    free = list(range(len(shapes)))
-    free.sort(key=lambda place: any(seen.results[place] is state for state in latest))
-    for leaf in reversed(arguments.leaves[1:]):
+    fitting = {}
+    for leaf in arguments.leaves[1:]:
         if leaf.value.is_floating_point() and leaf.shape is not None and SEQ_LEN not in leaf.shape:
-            fitting = [i for i in free if shapes[i] == leaf.shape and seen.results[i].dtype == leaf.value.dtype]
-            if fitting:
-                pairs.insert(0, (leaf.name, fitting[-1]))
-                free.remove(fitting[-1])
+            fits = [i for i, shape in enumerate(shapes) if shape == leaf.shape and seen.results[i].dtype == leaf.value.dtype]
+            if fits:
+                fitting[leaf.name] = fits
+    places = told(said, [leaf.name for leaf in arguments.leaves], seen)
+    places |= pair(module, {name: fits for name, fits in fitting.items() if name not in places}, seen)
+    pairs = [(leaf.name, places[leaf.name]) for leaf in arguments.leaves if leaf.name in places]
+    if said:
+        return tuple(pairs)
     if not pairs or not seen.roots:
         return tuple(pairs)
     zeroed = at(*SIZES[0], frozenset(name for name, _ in pairs))
