@@ -12,6 +12,9 @@ PROTO_BIN := .venv-protos/bin
 PROTO_FILES := $(shell cd protos && find statecell -name '*.proto')
 SOURCES := protos export server clients/python deploy docs tests bench
 
+# A .venv is of use only where it was made, and with the Python that it was made by.
+$(shell [ "$$(cat $(STAMP) 2>/dev/null)" = "$(CURDIR)" ] && $(BIN)/python -c 0 2>/dev/null || rm -f $(STAMP))
+
 .PHONY: help venv venv-gpu train export serve demo test faults lint format protos protos-check clients outside bench bench-durability image clean
 
 help:  ## List the commands
@@ -20,12 +23,11 @@ help:  ## List the commands
 venv: $(STAMP)  ## Install everything into .venv (other targets do it by themselves)
 
 $(STAMP): requirements-dev.txt protos/pyproject.toml export/pyproject.toml server/pyproject.toml clients/python/pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "statecell needs Python 3.11 or newer; choose one with: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -r requirements-dev.txt \
+	@PYTHON="$(PYTHON)" .ci/venv
+	@echo "installing statecell, PyTorch, ONNX Runtime and the tools into .venv; this takes minutes the first time"
+	$(BIN)/pip install $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -r requirements-dev.txt \
 	  -e ./protos -e "./clients/python[cli]" -e "./server[cpu,uvloop,valkey]" -e ./export
-	touch $@
+	@echo "$(CURDIR)" > $@
 
 venv-gpu:  ## Install the server with onnxruntime-gpu, without CUDA's libraries, into .venv-gpu: tests see it refuse
 	test -x .venv-gpu/bin/python || $(PYTHON) -m venv .venv-gpu

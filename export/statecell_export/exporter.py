@@ -2,14 +2,16 @@
 
 import copy
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from statecell.spec import BATCH, SEQ_LEN, SpecError
 from torch import nn
 
-from statecell_export.errors import ExportError, ModuleRefusedError, VerificationError
+from statecell_export.errors import ExampleError, ExportError, ModuleRefusedError, VerificationError
 from statecell_export.proving.grid import Case
 from statecell_export.proving.runners import runner
 from statecell_export.proving.streaming import min_batch, only_a_loop, why_not
@@ -53,7 +55,11 @@ class _Export:
     began: float
 
     def run(self, original: nn.Module, example: Any) -> Report:
-        source, verifier = study(original, read(original, example), self.name, self.form)
+        arguments = read(original, example)
+        try:
+            source, verifier = study(original, arguments, self.name, self.form)
+        except SpecError as error:  # what was found is no layout that can be served
+            raise ExampleError(f"{error}{_swapped(arguments)}") from error
         failures: list[ExportError] = [] if recipes(source) else [only_a_loop(source.module, source.found, source.spec.reason)]
         for recipe in recipes(source):
             try:
@@ -106,8 +112,22 @@ def study(original: nn.Module, arguments: Arguments, name: str, form: Form) -> t
     return source, Verifier(lifted, exact, form.spec(spec), found.leaves, form)
 
 
+def _swapped(arguments: Arguments) -> str:
+    """A guess at what was meant, where the example's lines name both axes."""
+    other = {SEQ_LEN: BATCH, BATCH: SEQ_LEN}
+    lines = []
+    for leaf in arguments.leaves:
+        if leaf.shape and set(other) <= set(leaf.shape):
+            dtype = str(leaf.value.dtype).removeprefix("torch.")
+            lines.append(f"{leaf.name}:{dtype}[{','.join(str(other.get(str(axis), axis)) for axis in leaf.shape)}]")
+    return f"; did you mean {' and '.join(lines)}?" if lines else ""
+
+
 def prepared(module: nn.Module) -> nn.Module:
-    """A copy in eval mode on the CPU. Raises ModuleRefusedError where it is not float32."""
+    """A copy in eval mode on the CPU. Raises ModuleRefusedError where it is not float32, or no module."""
+    if not isinstance(module, nn.Module):
+        weights = "; make the module and call module.load_state_dict(weights) first" if isinstance(module, Mapping) else ""
+        raise ModuleRefusedError(f"module is a {type(module).__name__}, expected an nn.Module{weights}")
     try:
         module = copy.deepcopy(module).eval().cpu()
     except RuntimeError as error:  # it has run, and holds weights that it computed from others
