@@ -16,7 +16,7 @@ from statecell_client import Client, Snapshot
 from statecell_client.cli.app import app
 from typer.testing import CliRunner, Result
 
-from tests.conftest import Serve
+from tests.conftest import LIMIT, Serve
 
 Statecell = Callable[..., Result]
 XS = np.random.default_rng(0).standard_normal((50, 10)).astype(np.float32)
@@ -159,9 +159,9 @@ def test_watch_ends_quietly_on_ctrl_c(address: str) -> None:
     terminal, its_end = pty.openpty()
     with subprocess.Popen(command, stdout=its_end, stderr=subprocess.PIPE, text=True, env=environment) as process:
         try:
-            assert select.select([terminal], [], [], 30)[0], "nothing was shown"
+            assert select.select([terminal], [], [], LIMIT)[0], "nothing was shown"
             process.send_signal(signal.SIGINT)
-            _, complaints = process.communicate(timeout=30)
+            _, complaints = process.communicate(timeout=LIMIT)
         finally:
             process.kill()
     os.close(terminal)

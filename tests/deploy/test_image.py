@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Server
+from tests.conftest import LIMIT, Server
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 
 
 def run(*command: str | Path, **env: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(command, env=os.environ | env, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, env=os.environ | env, capture_output=True, text=True, timeout=LIMIT, check=False)
 
 
 def test_the_health_check_passes_on_a_serving_server(server: Server) -> None:

@@ -13,10 +13,12 @@ from statecell_examples.demo.server import ServerFailedError, serving
 from statecell_examples.demo.text import PROMPT, characters
 from statecell_examples.forecast.train import held_out_rmse
 
+from tests.conftest import LIMIT
+
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", *map(str, arguments)], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-m", *map(str, arguments)], capture_output=True, text=True, timeout=LIMIT, check=False
     )
 
 
