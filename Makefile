@@ -10,12 +10,12 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 PROTO_BIN := .venv-protos/bin
 PROTO_FILES := $(shell cd protos && find statecell -name '*.proto')
-SOURCES := protos export server clients/python deploy docs tests bench
+SOURCES := protos export server clients/python docs tests bench
 
 # A .venv is of use only where it was made, and with the Python that it was made by.
 $(shell [ "$$(cat $(STAMP) 2>/dev/null)" = "$(CURDIR)" ] && $(BIN)/python -c 0 2>/dev/null || rm -f $(STAMP))
 
-.PHONY: help venv venv-gpu train export serve demo test faults lint format protos protos-check clients outside bench bench-durability image clean
+.PHONY: help venv venv-gpu train export serve demo test faults lint format protos protos-check clients wheels outside bench bench-durability image clean
 
 help:  ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -83,6 +83,13 @@ clients:  ## Build the clients for Node and C++ (needs npm; cmake, g++, libgrpc+
 	cd clients/node && npm ci && npm run build
 	cmake -S clients/cpp -B clients/cpp/build && cmake --build clients/cpp/build --parallel
 
+DIST ?= dist
+wheels: $(STAMP)  ## Build wheels and sdists of the four packages into dist/, and check them
+	rm -rf "$(DIST)"
+	for package in protos clients/python server export; do \
+	  $(BIN)/python -m build --no-isolation --outdir "$(DIST)" $$package || exit 1; done
+	$(BIN)/python -m twine check --strict "$(DIST)"/*
+
 outside:  ## Install other people's clients, for the tests that use them (tritonclient, perf_analyzer, buf)
 	PYTHON=$(PYTHON) .ci/outside
 
@@ -101,5 +108,5 @@ image:  ## Build the server's container image (ENGINE=docker, podman or buildah)
 	ENGINE="$(ENGINE)" IMAGE="$(IMAGE)" BASE="$(BASE)" deploy/build.sh $(BUILD_FLAGS)
 
 clean:  ## Remove what the other commands made
-	rm -rf .venv .venv-gpu .venv-protos .venv-triton .venv-buf models out
+	rm -rf .venv .venv-gpu .venv-protos .venv-triton .venv-buf models out dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -16,6 +16,8 @@ from statecell_client.cli.table import Columns
 from statecell_client.session import Session
 from statecell_client.snapshot import Snapshot
 
+PLAIN: Any = {"soft_wrap": True, "highlight": False, "markup": False}
+
 
 def run(
     file: Annotated[
@@ -56,21 +58,11 @@ def run(
             complaints.print(f"state at the end saved as {save}", **PLAIN)
 
 
-PLAIN: Any = {"soft_wrap": True, "highlight": False, "markup": False}
-
-
 def _run(session: Session, inputs: series.Series, save: Path | None) -> list[Any]:
     steps = series.steps(inputs)
-    answers = list(
-        track(
-            session.stream(steps),
-            "Stepping",
-            total=len(steps),
-            console=complaints,
-            transient=True,
-            disable=not complaints.is_terminal,
-        )
-    )
+    quiet = not complaints.is_terminal
+    stepping = track(session.stream(steps), "Stepping", len(steps), console=complaints, transient=True, disable=quiet)
+    answers = list(stepping)
     if save is not None:
         save.write_bytes(session.snapshot().to_bytes())
     return answers
