@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -33,12 +34,31 @@ class Server:
         return self.process.wait(timeout=LIMIT)
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What was skipped, and what to install for it, as the reasons say."""
+    reasons = Counter(str(report.longrepr[2]).removeprefix("Skipped: ") for report in terminalreporter.stats.get("skipped", []))
+    if reasons:
+        terminalreporter.section("skipped")
+        for reason, count in reasons.most_common():
+            terminalreporter.line(f"{count:4} for this reason: {reason}")
+
+
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model repository."""
     out = tmp_path_factory.mktemp("models")
     for name, (module, example) in modules().items():
         statecell_export.export(module.eval(), example, name=name, out=out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def example_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example models, exported by the command."""
+    out = tmp_path_factory.mktemp("examples") / "models"
+    command = [sys.executable, "-m", "statecell_export", "examples", "--out", str(out)]
+    exported = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
+    assert exported.returncode == 0, exported.stderr
     return out
 
 

@@ -1,4 +1,5 @@
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -23,11 +24,25 @@ def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("repository") / "models"
-    exported = run("statecell_export", "examples", "--out", out)
-    assert exported.returncode == 0, exported.stderr
-    return out
+def models(example_models: Path) -> Path:
+    return example_models
+
+
+def test_examples_that_are_unchanged_are_not_exported_again(models: Path, tmp_path: Path) -> None:
+    out = tmp_path / "models"
+    shutil.copytree(models, out)
+    changed = out / "lstm_cell" / "1" / "model.pt"
+    whole = changed.read_bytes()
+    changed.write_bytes(whole[:-1])
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+    said = run("statecell_export", "examples", "--out", out).stdout
+    for name in ("charlm", "forecast", "lstm"):
+        assert f"{name}: exported already, and unchanged" in said
+    assert "lstm_cell: exported and proven in" in said
+    assert changed.stat().st_size >= len(whole)
+    assert {p for p, time in before.items() if p.stat().st_mtime_ns != time} == {
+        path for path in before if "lstm_cell" in path.parts
+    }
 
 
 def test_demo_writes_text_follows_the_series_and_equals_pytorch(models: Path, tmp_path: Path) -> None:
