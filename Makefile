@@ -79,7 +79,7 @@ protos-check: $(PROTO_BIN)/.installed  ## Fail where the checked-in generated co
 	  diff -q $$f ../../protos/$$f >/dev/null || { echo "protos/$$f is stale: run make protos"; exit 1; }; done
 	@echo "generated code is up to date"
 
-clients:  ## Build the clients for Node and C++ (needs npm; cmake, g++, libgrpc++-dev, protobuf-compiler-grpc)
+clients:  ## Build the clients for Node and C++ (needs npm; cmake, g++, libgrpc++-dev, libprotobuf-dev, protobuf-compiler-grpc)
 	cd clients/node && npm ci && npm run build
 	cmake -S clients/cpp -B clients/cpp/build && cmake --build clients/cpp/build --parallel
 

@@ -67,8 +67,8 @@ def node() -> Language:
 
 def cpp() -> Language:
     need("g++", "cmake", "pkg-config", "protoc", "grpc_cpp_plugin")
-    if subprocess.run(["pkg-config", "--exists", "grpc++"], check=False).returncode != 0:
-        pytest.skip("not installed: libgrpc++-dev: apt-get install libgrpc++-dev")
+    if subprocess.run(["pkg-config", "--exists", "grpc++", "protobuf"], check=False).returncode != 0:
+        pytest.skip("not installed: libgrpc++-dev or libprotobuf-dev: apt-get install libgrpc++-dev libprotobuf-dev")
     BUILD.mkdir(exist_ok=True)
     example = BUILD / "documented.cpp"
     code = documented("cpp", '{std::getenv("ADDRESS"), std::getenv("ADDRESS")}')
