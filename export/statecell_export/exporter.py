@@ -1,6 +1,7 @@
 """The main path: probe, lift, write ONNX and TorchScript, prove, publish."""
 
 import copy
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -43,7 +44,20 @@ def export(
         raise ExportError(f"form is {form!r}, expected one of {', '.join(FORMS)}")
     check_name(name, version)
     with quiet(), torch.no_grad():
-        return _Export(name, Path(out), version, FORMS[form], time.perf_counter()).run(prepared(module), example)
+        try:
+            return _Export(name, Path(out), version, FORMS[form], time.perf_counter()).run(prepared(module), example)
+        except SpecError as error:  # what was found is no layout that can be served
+            raise ExampleError(f"{error}{_swapped(example)}") from error
+
+
+def _swapped(example: Any) -> str:
+    """A guess at what was meant, where the example's lines name both axes."""
+    other = {SEQ_LEN: BATCH, BATCH: SEQ_LEN}
+    lines = [example] if isinstance(example, str) else example
+    if not isinstance(lines, list | tuple) or not all(isinstance(line, str) for line in lines):
+        return ""
+    swapped = [re.sub(rf"\b({SEQ_LEN}|{BATCH})\b", lambda axis: other[axis[0]], line) for line in lines]
+    return f"; did you mean {' and '.join(swapped)}?" if swapped != list(lines) else ""
 
 
 @dataclass(frozen=True)
@@ -55,11 +69,7 @@ class _Export:
     began: float
 
     def run(self, original: nn.Module, example: Any) -> Report:
-        arguments = read(original, example)
-        try:
-            source, verifier = study(original, arguments, self.name, self.form)
-        except SpecError as error:  # what was found is no layout that can be served
-            raise ExampleError(f"{error}{_swapped(arguments)}") from error
+        source, verifier = study(original, read(original, example), self.name, self.form)
         failures: list[ExportError] = [] if recipes(source) else [only_a_loop(source.module, source.found, source.spec.reason)]
         for recipe in recipes(source):
             try:
@@ -110,17 +120,6 @@ def study(original: nn.Module, arguments: Arguments, name: str, form: Form) -> t
     spec = replace(found.spec, streamable=not reason, reason=reason, min_batch=min_batch(module, found.spec))
     source = Source(module, lifted, found, spec, form, verifier.tensors)
     return source, Verifier(lifted, exact, form.spec(spec), found.leaves, form)
-
-
-def _swapped(arguments: Arguments) -> str:
-    """A guess at what was meant, where the example's lines name both axes."""
-    other = {SEQ_LEN: BATCH, BATCH: SEQ_LEN}
-    lines = []
-    for leaf in arguments.leaves:
-        if leaf.shape and set(other) <= set(leaf.shape):
-            dtype = str(leaf.value.dtype).removeprefix("torch.")
-            lines.append(f"{leaf.name}:{dtype}[{','.join(str(other.get(str(axis), axis)) for axis in leaf.shape)}]")
-    return f"; did you mean {' and '.join(lines)}?" if lines else ""
 
 
 def prepared(module: nn.Module) -> nn.Module:
