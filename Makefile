@@ -10,9 +10,12 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 PROTO_BIN := .venv-protos/bin
 PROTO_FILES := $(shell cd protos && find statecell -name '*.proto')
-SOURCES := protos export server clients/python deploy docs tests bench
+SOURCES := protos export server clients/python docs tests bench
 
-.PHONY: help venv venv-gpu train export serve demo test faults lint format protos protos-check clients outside bench bench-durability image clean
+# A .venv is of use only where it was made, and with the Python that it was made by.
+$(shell [ "$$(cat $(STAMP) 2>/dev/null)" = "$(CURDIR)" ] && $(BIN)/python -c 0 2>/dev/null || rm -f $(STAMP))
+
+.PHONY: help venv venv-gpu train export serve demo test faults lint format protos protos-check clients wheels outside bench bench-durability image clean
 
 help:  ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,12 +23,11 @@ help:  ## List the commands
 venv: $(STAMP)  ## Install everything into .venv (other targets do it by themselves)
 
 $(STAMP): requirements-dev.txt protos/pyproject.toml export/pyproject.toml server/pyproject.toml clients/python/pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "statecell needs Python 3.11 or newer; choose one with: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -r requirements-dev.txt \
+	@PYTHON="$(PYTHON)" .ci/venv
+	@echo "installing statecell, PyTorch, ONNX Runtime and the tools into .venv; this takes minutes the first time"
+	$(BIN)/pip install $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -r requirements-dev.txt \
 	  -e ./protos -e "./clients/python[cli]" -e "./server[cpu,uvloop,valkey]" -e ./export
-	touch $@
+	@echo "$(CURDIR)" > $@
 
 venv-gpu:  ## Install the server with onnxruntime-gpu, without CUDA's libraries, into .venv-gpu: tests see it refuse
 	test -x .venv-gpu/bin/python || $(PYTHON) -m venv .venv-gpu
@@ -77,9 +79,16 @@ protos-check: $(PROTO_BIN)/.installed  ## Fail where the checked-in generated co
 	  diff -q $$f ../../protos/$$f >/dev/null || { echo "protos/$$f is stale: run make protos"; exit 1; }; done
 	@echo "generated code is up to date"
 
-clients:  ## Build the clients for Node and C++ (needs npm; cmake, g++, libgrpc++-dev, protobuf-compiler-grpc)
+clients:  ## Build the clients for Node and C++ (needs npm; cmake, g++, libgrpc++-dev, libprotobuf-dev, protobuf-compiler-grpc)
 	cd clients/node && npm ci && npm run build
 	cmake -S clients/cpp -B clients/cpp/build && cmake --build clients/cpp/build --parallel
+
+DIST ?= dist
+wheels: $(STAMP)  ## Build wheels and sdists of the four packages into dist/, and check them
+	rm -rf "$(DIST)"
+	for package in protos clients/python server export; do \
+	  $(BIN)/python -m build --no-isolation --outdir "$(DIST)" $$package || exit 1; done
+	$(BIN)/python -m twine check --strict "$(DIST)"/*
 
 outside:  ## Install other people's clients, for the tests that use them (tritonclient, perf_analyzer, buf)
 	PYTHON=$(PYTHON) .ci/outside
@@ -99,5 +108,5 @@ image:  ## Build the server's container image (ENGINE=docker, podman or buildah)
 	ENGINE="$(ENGINE)" IMAGE="$(IMAGE)" BASE="$(BASE)" deploy/build.sh $(BUILD_FLAGS)
 
 clean:  ## Remove what the other commands made
-	rm -rf .venv .venv-gpu .venv-protos .venv-triton .venv-buf models out
+	rm -rf .venv .venv-gpu .venv-protos .venv-triton .venv-buf models out dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

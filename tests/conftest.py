@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,9 @@ import pytest
 import statecell_export
 
 from tests.modules import modules
+
+LIMIT = 600.0
+"""Seconds after which a program counts as hung: far beyond what any takes, also on a machine that is busy with other things."""
 
 Serve = Callable[..., AbstractContextManager["Server"]]
 
@@ -27,7 +31,16 @@ class Server:
     def stop(self) -> int:
         """SIGTERM, as an operator would; the exit code."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(timeout=30)
+        return self.process.wait(timeout=LIMIT)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What was skipped, and what to install for it, as the reasons say."""
+    reasons = Counter(str(report.longrepr[2]).removeprefix("Skipped: ") for report in terminalreporter.stats.get("skipped", []))
+    if reasons:
+        terminalreporter.section("skipped")
+        for reason, count in reasons.most_common():
+            terminalreporter.line(f"{count:4} for this reason: {reason}")
 
 
 @pytest.fixture(scope="session")
@@ -36,6 +49,16 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("models")
     for name, (module, example) in modules().items():
         statecell_export.export(module.eval(), example, name=name, out=out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def example_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example models, exported by the command."""
+    out = tmp_path_factory.mktemp("examples") / "models"
+    command = [sys.executable, "-m", "statecell_export", "examples", "--out", str(out)]
+    exported = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
+    assert exported.returncode == 0, exported.stderr
     return out
 
 

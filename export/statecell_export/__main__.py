@@ -1,26 +1,30 @@
-"""The statecell-export command."""
+"""The statecell-export command.
 
+PyTorch takes seconds to import, so each command imports what it runs by itself: help and shell completion answer at once.
+"""
+
+import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
+from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, track
-from rich.table import Table
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Column, Table
 
-from statecell_export import checkpoint as weights
-from statecell_export.adopting.adopt import adopt as adopt_file
-from statecell_export.artifacts import verify as verify_version
 from statecell_export.errors import ExportError
-from statecell_export.exporter import export
-from statecell_export.inspection import inspect as inspect_file
 from statecell_export.report import Proof, Report
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-console = Console()
+# Without rich's markup, which would take the axes in "x:float32[seq_len,batch,10]" for a style.
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
+console = Console(highlight=False)
+complaints = Console(stderr=True, highlight=False)
 
 Out = Annotated[Path, typer.Option(help="The model repository to write into.")]
 Name = Annotated[str, typer.Option(help="The model's name: its folder in the repository.")]
@@ -32,25 +36,47 @@ Lines = Annotated[
 ]
 
 
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON in place of a table.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"statecell-export {version_of('statecell-export')}")
+        raise typer.Exit
+
+
 @app.callback()
-def main() -> None:
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
     """Export recurrent PyTorch models to ONNX and TorchScript, and prove the export."""
 
 
 @app.command()
 def examples(out: Out = Path("models")) -> None:
-    """Export and verify the example models.
+    """Export and verify the example models; those that are exported already and unchanged are left as they are.
 
     Example: statecell-export examples --out models
     """
-    from statecell_examples import EXAMPLES
+    with explained():
+        from statecell_examples import EXAMPLES, freshness
 
-    reports = []
-    for name, factory in track(EXAMPLES.items(), "Exporting", console=console, transient=True):
-        with explained():
-            module, example = factory()
-            reports.append(export(module, example, name=name, out=out))
-    console.print(summary(reports))
+        from statecell_export.exporter import export
+
+        made_from, reports = freshness.sources(), []
+        for number, (name, factory) in enumerate(EXAMPLES.items(), 1):
+            if freshness.is_fresh(out, name, made_from):
+                console.print(f"{name}: exported already, and unchanged")
+                continue
+            began = time.perf_counter()
+            with working(f"exporting {name} ({number} of {len(EXAMPLES)})"):
+                reports.append(export(*factory(), name=name, out=out))
+                freshness.mark(out, name, made_from)
+            console.print(f"{name}: exported and proven in {time.perf_counter() - began:.1f} s")
+    if reports:
+        show(*reports)
 
 
 @app.command()
@@ -62,15 +88,19 @@ def module(
     out: Out = Path("models"),
     version: Number = 1,
     form: Annotated[str, typer.Option(help="float32 (ONNX and TorchScript), float16 or int8 (ONNX).")] = "float32",
+    as_json: AsJson = False,
 ) -> None:
     """Export a module and prove it.
 
     Example: statecell-export module tagger:make --checkpoint weights.pt --example "x:float32[seq_len,batch,10]" --name tagger
     """
-    with explained(), working(f"Exporting {name}"):
+    with explained(), working(f"exporting {name}"):
+        from statecell_export.exporter import export
+
         made, given = _made(target, checkpoint, example)
+        _warn_of_sizes(example)
         report = export(made, given, name=name, out=out, version=version, form=form)
-    show(report)
+    show(report, as_json=as_json)
 
 
 @app.command()
@@ -82,17 +112,20 @@ def adopt(
     example: Lines = None,
     out: Out = Path("models"),
     version: Number = 1,
+    as_json: AsJson = False,
 ) -> None:
     """Give a stranger's ONNX file a spec, its states lifted out, and prove it.
 
     Example: statecell-export adopt stranger.onnx --name vad --state state:stateN --constant sr=16000
     """
-    with explained(), working(f"Adopting {file.name}"):
+    with explained(), working(f"adopting {file.name}"):
+        from statecell_export.adopting.adopt import adopt as adopt_file
+
         states, constants = _split("--state", state, ":"), _split("--constant", constant, "=")
         report = adopt_file(
             file, name=name, out=out, version=version, states=states, constants=constants, example=example or ()
         )
-    show(report)
+    show(report, as_json=as_json)
 
 
 @app.command()
@@ -101,15 +134,22 @@ def verify(
     target: Annotated[str | None, typer.Option("--module", help="Verify against this module too, as pkg.mod:factory.")] = None,
     checkpoint: Checkpoint = None,
     example: Lines = None,
+    as_json: AsJson = False,
 ) -> None:
     """Prove an exported model again: chunked against whole, artifact against artifact, and against a module when given.
 
     Example: statecell-export verify models/tagger --module tagger:make --checkpoint weights.pt
     """
-    with explained(), working(f"Verifying {folder}"):
+    with explained(), working(f"verifying {folder}"):
+        from statecell_export.artifacts import verify as verify_version
+
         made, given = (None, None) if target is None else _made(target, checkpoint, example, needed=False)
         proof = verify_version(folder, made, given)
-    console.print(proof_table(proof))
+    if as_json:
+        print(json.dumps(asdict(proof) | {"worst_error": proof.worst_error}, indent=2))
+    else:
+        console.print(proof_table(proof))
+        _refused({"this model": proof})
 
 
 @app.command()
@@ -119,6 +159,8 @@ def inspect(file: Annotated[Path, typer.Argument(help="A .onnx or .pt file, or a
     Example: statecell-export inspect models/lstm/1/model.onnx
     """
     with explained():
+        from statecell_export.inspection import inspect as inspect_file
+
         console.print(inspect_file(file))
 
 
@@ -128,36 +170,55 @@ def explained() -> Iterator[None]:
     try:
         yield
     except ExportError as error:
-        console.print(f"[bold red]{type(error).__name__}[/]: {escape(str(error))}", soft_wrap=True)
+        complaints.print(f"[bold red]{type(error).__name__}[/]: {escape(str(error))}", soft_wrap=True)
+        for note in getattr(error, "__notes__", ()):
+            complaints.print(escape(note), soft_wrap=True)
         raise typer.Exit(1) from None
 
 
 @contextmanager
 def working(what: str) -> Iterator[None]:
-    """A line that shows that something is going on, and for how long."""
+    """Shows that something is going on, and for how long; where nobody watches, one line says so."""
+    if not complaints.is_terminal:
+        complaints.print(escape(what), soft_wrap=True)
+        yield
+        return
     columns = (SpinnerColumn(), TextColumn(escape(what)), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Progress(*columns, console=complaints, transient=True) as progress:
         progress.add_task(what, total=None)
         yield
 
 
-def summary(reports: list[Report]) -> Table:
+def summary(reports: tuple[Report, ...]) -> Table:
     """The reports as a table."""
-    table = Table("model", "recipe", "worst error", "its own", "allowed", "seconds", "streamable", "digest")
+    table = Table(Column("model", no_wrap=True), "recipe", "worst error", "its own", "allowed", "seconds", "stepped")
     for report in reports:
         proof = report.proof
-        streamable = "yes" if proof.streamable else f"no: {proof.reason}"
         errors = (f"{error:.1e}" for error in (proof.worst_error, proof.own_error, proof.tolerance))
-        table.add_row(report.spec.name, report.recipe, *errors, f"{report.seconds:.2f}", escape(streamable), report.digest[:12])
+        stepped = "yes" if proof.streamable else "no"
+        table.add_row(report.spec.name, report.recipe, *errors, f"{report.seconds:.2f}", stepped)
     return table
 
 
-def show(report: Report) -> None:
-    """One report, where it lies, and what is to be known of it."""
-    console.print(summary([report]))
-    console.print(f"written: {escape(str(report.path))}", soft_wrap=True)
-    for note in report.notes:
-        console.print(f"note: {escape(note)}", soft_wrap=True)
+def show(*reports: Report, as_json: bool = False) -> None:
+    """The reports, where they lie, and what is to be known of them."""
+    if as_json:
+        for report in reports:
+            print(report.to_json(), end="")
+        return
+    console.print(summary(reports))
+    _refused({report.spec.name: report.proof for report in reports})
+    for report in reports:
+        console.print(f"written: {escape(str(report.path))}", soft_wrap=True)
+        for note in report.notes:
+            console.print(f"note: {escape(note)}", soft_wrap=True)
+
+
+def _refused(proofs: dict[str, Proof]) -> None:
+    """Under the table, where a sentence has the room that it needs."""
+    for name, proof in proofs.items():
+        if not proof.streamable:
+            console.print(f"{escape(name)} cannot be stepped, only called whole: {escape(proof.reason)}", soft_wrap=True)
 
 
 def proof_table(proof: Proof) -> Table:
@@ -166,12 +227,13 @@ def proof_table(proof: Proof) -> Table:
     for artifact, outputs in proof.worst.items():
         for output, error in outputs.items():
             table.add_row(artifact, output, f"{error:.1e}")
-    table.caption = "streamable" if proof.streamable else f"not streamable: {proof.reason}"
     return table
 
 
 def _made(target: str, checkpoint: Path | None, example: list[str] | None, *, needed: bool = True) -> tuple[Any, Any]:
     """The module with its weights, and the example: the command's before the factory's."""
+    from statecell_export import checkpoint as weights
+
     made, given = weights.make(target)
     if checkpoint is not None:
         weights.load(made, checkpoint)
@@ -180,6 +242,18 @@ def _made(target: str, checkpoint: Path | None, example: list[str] | None, *, ne
             'an example is needed: --example "x:float32[seq_len,batch,10]", or a factory that returns (module, example)'
         )
     return made, example or given
+
+
+def _warn_of_sizes(lines: list[str] | None) -> None:
+    """Says what numbers in place of names mean, which is seldom what is meant."""
+    for line in lines or ():
+        axes = line.partition("[")[2].rstrip("] ").split(",")
+        if len(axes) > 1 and all(axis.strip().isdigit() for axis in axes):
+            complaints.print(
+                f"[yellow]warning[/]: {escape(line)} fixes seq_len and batch at these numbers; "
+                f"name the axes that vary, as in {escape('x:float32[seq_len,batch,10]')}",
+                soft_wrap=True,
+            )
 
 
 def _split(option: str, entries: list[str] | None, separator: str) -> dict[str, str]:

@@ -1,16 +1,18 @@
 """The main path: probe, lift, write ONNX and TorchScript, prove, publish."""
 
 import copy
+import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from statecell.spec import BATCH, SEQ_LEN, SpecError
 from torch import nn
 
-from statecell_export.errors import ExportError, ModuleRefusedError, VerificationError
+from statecell_export.errors import ExampleError, ExportError, ModuleRefusedError, VerificationError
 from statecell_export.judging.branches import branch
 from statecell_export.judging.judge import Judge
 from statecell_export.proving.grid import Case
@@ -54,7 +56,22 @@ def export(
         raise ExportError(f"form is {form!r}, expected one of {', '.join(FORMS)}")
     check_name(name, version)
     with quiet(), torch.no_grad():
-        return _Export(name, Path(out), version, FORMS[form], tuple(states), time.perf_counter()).run(prepared(module), example)
+        try:
+            return _Export(name, Path(out), version, FORMS[form], tuple(states), time.perf_counter()).run(
+                prepared(module), example
+            )
+        except SpecError as error:  # what was found is no layout that can be served
+            raise ExampleError(f"{error}{_swapped(example)}") from error
+
+
+def _swapped(example: Any) -> str:
+    """A guess at what was meant, where the example's lines name both axes."""
+    other = {SEQ_LEN: BATCH, BATCH: SEQ_LEN}
+    lines = [example] if isinstance(example, str) else example
+    if not isinstance(lines, list | tuple) or not all(isinstance(line, str) for line in lines):
+        return ""
+    swapped = [re.sub(rf"\b({SEQ_LEN}|{BATCH})\b", lambda axis: other[axis[0]], line) for line in lines]
+    return f"; did you mean {' and '.join(swapped)}?" if swapped != list(lines) else ""
 
 
 @dataclass(frozen=True)
@@ -156,7 +173,10 @@ def study(
 
 
 def prepared(module: nn.Module) -> nn.Module:
-    """A copy in eval mode on the CPU. Raises ModuleRefusedError where it is not float32."""
+    """A copy in eval mode on the CPU. Raises ModuleRefusedError where it is not float32, or no module."""
+    if not isinstance(module, nn.Module):
+        weights = "; make the module and call module.load_state_dict(weights) first" if isinstance(module, Mapping) else ""
+        raise ModuleRefusedError(f"module is a {type(module).__name__}, expected an nn.Module{weights}")
     try:
         module = copy.deepcopy(module).eval().cpu()
     except RuntimeError as error:  # it has run, and holds weights that it computed from others

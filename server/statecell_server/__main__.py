@@ -1,24 +1,28 @@
-"""The command `statecell-server`."""
+"""The command `statecell-server`.
+
+The engine, and with it ONNX Runtime, is imported when it is to serve: help and shell completion answer at once.
+"""
 
 import asyncio
 import logging
 import re
 import sys
 from collections.abc import Callable
+from importlib.metadata import version as version_of
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
-from statecell_server.app import App
 from statecell_server.config import Config, ConfigError
 from statecell_server.device import Device
-from statecell_server.runtimes.runtime import LoadError
 
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 DEFAULTS = Config(models=Path())
 
-app = typer.Typer(add_completion=False)
+# Without rich's markup: what stands in brackets is meant as it is written.
+app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
 def size(text: str) -> int:
@@ -51,6 +55,18 @@ def _devices(texts: list[str]) -> dict[str, Device]:
         return {name: Device.parse(device) for name, _, device in pairs}
     except ValueError as error:
         raise typer.BadParameter(f"{error}; or NAME=DEVICE for one model, as in tagger=cuda:1") from error
+
+
+def _level(text: str) -> str:
+    if text.upper() not in LEVELS:
+        raise typer.BadParameter(f"{text!r} is no level, expected {', '.join(LEVELS[:-1])} or {LEVELS[-1]}")
+    return text.upper()
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"statecell-server {version_of('statecell-server')}")
+        raise typer.Exit
 
 
 @app.command()
@@ -113,7 +129,10 @@ def serve(
         str,
         typer.Option(help="What speaks gRPC: http2 (ours, a fraction of the cost of a call) or grpcio (the library's C core)."),
     ] = DEFAULTS.front,
-    log_level: Annotated[str, typer.Option(help="DEBUG, INFO, WARNING or ERROR.")] = "INFO",
+    log_level: Annotated[str, typer.Option(callback=_level, help="DEBUG, INFO, WARNING or ERROR.")] = "INFO",
+    version: Annotated[  # noqa: ARG001
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
 ) -> None:
     """Serve recurrent models over gRPC and keep their state between calls.
 
@@ -121,7 +140,7 @@ def serve(
 
     Prints "listening on HOST:PORT" when it is ready. Ctrl-C or SIGTERM finish what is in flight and stop.
     """
-    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.basicConfig(level=log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     devices = _devices(device or [])
     try:
         config = Config(
@@ -149,18 +168,29 @@ def serve(
             state_arena=state_arena,
             batch_variance=batch_variance,
         )
-        _run(config)
-    except (ConfigError, LoadError) as error:
-        print(f"statecell-server: {error}", file=sys.stderr)
-        raise typer.Exit(2) from error
+    except ConfigError as error:
+        _fail(error)
+    _run(config)
 
 
 def _run(config: Config) -> None:
+    from statecell_server.app import App
+    from statecell_server.runtimes.runtime import LoadError
+    from statecell_server.transport.address import AddressError
+
     async def serve() -> None:
         await App(config).run()
 
-    with asyncio.Runner(loop_factory=event_loop()) as runner:
-        runner.run(serve())
+    try:
+        with asyncio.Runner(loop_factory=event_loop()) as runner:
+            runner.run(serve())
+    except (ConfigError, LoadError, AddressError) as error:
+        _fail(error)
+
+
+def _fail(error: Exception) -> NoReturn:
+    print(f"statecell-server: {error}", file=sys.stderr)
+    raise typer.Exit(2) from error
 
 
 def event_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:

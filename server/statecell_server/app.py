@@ -17,6 +17,7 @@ from statecell_server.durability.store import MemoryStore
 from statecell_server.engine.engine import Engine
 from statecell_server.protocols.oip.service import GRPCInferenceService
 from statecell_server.protocols.v1.service import InferenceService
+from statecell_server.transport import address
 from statecell_server.transport.grpcio_server import GrpcioServer
 from statecell_server.transport.http2.server import Server
 
@@ -33,8 +34,9 @@ class App:
     """`await App(config).run()` serves until SIGTERM or Ctrl-C, and then finishes what is in flight."""
 
     def __init__(self, config: Config) -> None:
-        """Loads the models. Raises runtime.LoadError; run raises ConfigError where it cannot listen."""
+        """Loads the models. Raises runtime.LoadError, and AddressError where it cannot listen, as run does."""
         self._config = config
+        address.check(config.host, config.port)  # before the models, which may take minutes
         self._store = self._guarded(config)
         self._engine = Engine(config, self._store, self._changed)
         self._service = InferenceService(self._engine)
@@ -71,8 +73,7 @@ class App:
             port = await server.listen(self._config.host, self._config.port)
         except OSError as error:
             await self._engine.stop()
-            address = f"{self._config.host}:{self._config.port}"
-            raise ConfigError(f"cannot listen on {address}: {error}; is the --port taken?") from error
+            raise address.explained(error, self._config.host, self._config.port) from error
         await self._report()
         tasks = [asyncio.create_task(self._keep_reporting())]
         if self._store is not None:

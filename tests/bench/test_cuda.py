@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import LIMIT
+
 SCRIPT = Path(__file__).parents[2] / "bench" / "cuda.py"
 
 
 def bench(*flags: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run([sys.executable, str(SCRIPT), *flags], capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run([sys.executable, str(SCRIPT), *flags], capture_output=True, text=True, timeout=LIMIT, check=False)
 
 
 def test_every_form_of_a_step_is_checked_and_measured_on_the_cpu(tmp_path: Path) -> None:

@@ -40,6 +40,18 @@ class TwoInTwoOut(nn.Module):
         return self.first(y), self.second(y), state
 
 
+class Verdict(nn.Module):
+    """One answer for a whole sequence, from its last step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.head = nn.LSTM(2, 6, batch_first=True), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, _ = self.lstm(x)
+        return self.head(y[:, -1])  # type: ignore[no-any-return]
+
+
 EXAMPLES: dict[str, tuple[type[nn.Module], tuple[int, ...], dict[str, bool], object]] = {
     "both_ways": (nn.LSTM, (4, 5), {"bidirectional": True}, torch.zeros(5, 3, 4)),
     "gru": (nn.GRU, (4, 6), {"batch_first": True}, torch.zeros(3, 5, 4)),
@@ -49,7 +61,9 @@ EXAMPLES: dict[str, tuple[type[nn.Module], tuple[int, ...], dict[str, bool], obj
     "lstm_cell": (nn.LSTMCell, (10, 20), {}, torch.zeros(3, 10)),
     "rnn": (nn.RNN, (4, 6), {}, torch.zeros(5, 3, 4)),
     "rnn_cell": (nn.RNNCell, (4, 6), {}, torch.zeros(3, 4)),
+    "rates": (nn.LSTM, (2, 6), {}, torch.zeros(5, 3, 2)),
     "two": (TwoInTwoOut, (), {}, (torch.zeros(5, 3, 3), torch.zeros(5, 3, 2))),
+    "verdict": (Verdict, (), {}, torch.zeros(3, 5, 2)),
 }
 
 

@@ -1,5 +1,6 @@
 """The statecell command against a real server."""
 
+import json
 import os
 import pty
 import re
@@ -16,9 +17,10 @@ from statecell_client import Client, Snapshot
 from statecell_client.cli.app import app
 from typer.testing import CliRunner, Result
 
-from tests.conftest import Serve
+from tests.conftest import LIMIT, Serve
 
 Statecell = Callable[..., Result]
+DATED = "day,up,down\n2024-01-01,0.5,1.5\n2024-01-02,2.5,3.5\n"
 XS = np.random.default_rng(0).standard_normal((50, 10)).astype(np.float32)
 
 
@@ -125,23 +127,159 @@ def test_rows_of_a_batch_and_ids_and_several_inputs_come_from_files(
 
 
 def test_each_mistake_says_what_to_do(statecell: Statecell, tmp_path: Path) -> None:
-    good, bad, odd = tmp_path / "good.npy", tmp_path / "bad.csv", tmp_path / "odd.csv"
+    def written(name: str, text: str) -> Path:
+        (tmp_path / name).write_text(text)
+        return tmp_path / name
+
+    good = tmp_path / "good.npy"
     np.save(good, XS)
-    bad.write_text("1,2\n1,x\n")
-    odd.write_text("1,2\n1,2,3\n")
+    bad = written("bad.csv", ",".join("1" * 10) + "\n1,x,3,4,5,6,7,8,9,10\n")
+    odd = written("odd.csv", "1,2\n1,2,3\n")
+    dated = written("dated.csv", DATED)
+    semicolons = written("semicolons.csv", DATED.replace(",", ";"))
+    fractions, junk = written("fractions.csv", "1.5\n"), written("junk.npy", "junk")
+    empty, titles = written("empty.csv", ""), written("titles.csv", "a,b\n")
     for arguments, message in [
         (("run", tmp_path / "none.csv", "--model", "lstm"), "none.csv"),
-        (("run", bad, "--model", "lstm"), "line 2 has 'x', expected a number"),
+        (("run", bad, "--model", "lstm"), "line 2, column 2 has 'x', expected a number"),
         (("run", odd, "--model", "lstm"), "line 2 has 3 columns, expected 2"),
-        (("run", good, "--model", "two"), "holds u; model 'two' takes u, v"),
+        (("run", good, "--model", "two"), "holds one array; model 'two' takes u, v"),
         (("run", good, "--model", "lstm", "--out", tmp_path / "out.txt"), "expected .csv"),
-        (("run", good, "--model", "lstm", "--out", tmp_path / "no" / "out.csv"), "No such file"),
+        (("run", good, "--model", "lstm", "--out", tmp_path / "no" / "out.csv"), "there is no folder"),
         (("run", good, "--model", "nope"), "there is no model 'nope'"),
         (("run", tmp_path / "x.txt", "--model", "lstm"), "expected .csv, .npy or .npz"),
+        (("run", good, "--model", "lstm", "--out", tmp_path), "expected .csv"),
+        (("run", empty, "--model", "lstm"), "is empty, expected a line for each time step"),
+        (("run", titles, "--model", "lstm"), "has titles and nothing below them"),
+        (("run", dated, "--model", "rates"), "has 3 columns (day, up, down), the model takes 2; choose the model's columns"),
+        (("run", dated, "--model", "rates"), "--columns up,down"),
+        (("run", dated, "--model", "rates", "--columns", "day,up"), "column 'day' has '2024-01-01', expected a number"),
+        (("run", dated, "--model", "rates", "--columns", "up,left"), "no column 'left': it has titles day, up, down"),
+        (("run", semicolons, "--model", "rates"), "is it another delimiter? --delimiter ';'"),
+        (("run", dated, "--model", "rates", "--delimiter", ";;"), "expected one character, or tab"),
+        (("run", fractions, "--model", "letters"), "line 1 has '1.5', expected a whole number for 'x'"),
+        (("run", junk, "--model", "lstm"), "junk.npy cannot be read"),
         (("models", "--server", "127.0.0.1:1"), "Start one with make serve"),
     ]:
-        assert message in statecell(*arguments, exit_code=1).output
+        result = statecell(*arguments, exit_code=1)
+        assert message in result.output
+        assert "Warning" not in result.output
     assert "one of --model, --session and --restore" in re.sub(r"[\s│]+", " ", statecell("run", good, exit_code=2).output)
+
+
+def test_columns_are_chosen_by_title_or_number_and_delimiters_may_be_others(
+    statecell: Statecell, client: Client, tmp_path: Path
+) -> None:
+    want = client.infer("rates", x=np.array([[[0.5, 1.5]], [[2.5, 3.5]]], np.float32))["y"][:, 0]
+    file, out = tmp_path / "dated.csv", tmp_path / "out.npy"
+    for text, options in [
+        (DATED, ("--columns", "up,down")),
+        (DATED, ("--columns", "2,3")),
+        ("\ufeff" + DATED.replace(",", ";"), ("--columns", "up,down", "--delimiter", ";")),
+        (DATED.replace(",", "\t"), ("--columns", "up,down", "--delimiter", "tab")),
+        ("".join(DATED.splitlines(keepends=True)[1:]), ("--columns", "2,3")),
+    ]:
+        file.write_text(text, encoding="utf-8")
+        said = statecell("run", file, "--model", "rates", "--out", out, *options).output
+        assert f"2 time steps of rates: y [2, 6] written to {out}" in said
+        np.testing.assert_array_equal(np.load(out), want)
+
+
+def test_a_run_that_fails_leaves_the_file_that_was_there_and_makes_none(statecell: Statecell, tmp_path: Path) -> None:
+    (tmp_path / "bad.csv").write_text("0.5,nan\n")
+    old, new = tmp_path / "old.csv", tmp_path / "new.csv"
+    old.write_text("precious")
+    for out in (old, new):
+        said = statecell("run", tmp_path / "bad.csv", "--model", "rates", "--out", out, exit_code=1).output
+        assert "NonFiniteInput" in said
+    assert old.read_text() == "precious"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.csv", "old.csv"]
+
+
+def test_a_stateless_call_from_a_file_gives_what_infer_gives(statecell: Statecell, client: Client, tmp_path: Path) -> None:
+    want = client.infer("lstm", x=XS[:, None])
+    np.savetxt(tmp_path / "x.csv", XS, delimiter=",", fmt="%.9g")
+    said = statecell("infer", "lstm", tmp_path / "x.csv", "--out", tmp_path / "y.csv").output
+    assert "y [50, 20] written to" in said
+    ys = np.loadtxt(tmp_path / "y.csv", delimiter=",", skiprows=1, dtype=np.float32)
+    np.testing.assert_array_equal(ys, want["y"][:, 0])
+    for array in (XS, XS[:, None]):
+        np.save(tmp_path / "x.npy", array)
+        statecell("infer", "lstm", tmp_path / "x.npy", "--out", tmp_path / "y.npy")
+        np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), want["y"])
+    states = {"h_0": want["h_n"], "c_0": want["c_n"]}
+    np.savez(tmp_path / "x.npz", x=XS[:, None], **states)
+    statecell("infer", "lstm", tmp_path / "x.npz", "--out", tmp_path / "y.npz")
+    on = np.load(tmp_path / "y.npz")
+    for name, array in client.infer("lstm", x=XS[:, None], **states).items():
+        np.testing.assert_array_equal(on[name], array)
+    (tmp_path / "ids.csv").write_text("5\n6\n7\n")
+    shown = statecell("infer", "letters", tmp_path / "ids.csv").stdout.splitlines()
+    np.testing.assert_array_equal(np.array(shown[1].split(","), np.float32), client.infer("letters", x=[[5, 6, 7]])["y"][0, 0])
+    shown = statecell("infer", "lstm_cell", tmp_path / "x.csv").stdout.splitlines()
+    assert len(shown) == 51
+
+
+def test_a_classifier_that_reads_the_last_step_is_called_whole_from_a_file(
+    statecell: Statecell, client: Client, tmp_path: Path
+) -> None:
+    np.savetxt(tmp_path / "x.csv", XS[:, :2], delimiter=",", fmt="%.9g")
+    titles, line = statecell("infer", "verdict", tmp_path / "x.csv").stdout.splitlines()
+    assert titles == "y_0,y_1,y_2"
+    want = client.infer("verdict", x=XS[None, :, :2])["y"][0]
+    np.testing.assert_array_equal(np.array(line.split(","), np.float32), want)
+    assert "NotStreamable" in statecell("run", tmp_path / "x.csv", "--model", "verdict", exit_code=1).output
+
+
+def test_health_is_an_exit_code(statecell: Statecell, address: str) -> None:
+    assert statecell("health").stdout == f"{address}: SERVING\n"
+    assert statecell("health", "lstm").stdout == f"{address}: SERVING\n"
+    assert "NOT_FOUND: the server has no 'lstn'" in statecell("health", "lstn", exit_code=1).stdout
+    answers = json.loads(statecell("health", "--server", "127.0.0.1:1", "-s", address, "--json", exit_code=1).stdout)
+    assert answers.pop(address) == "SERVING"
+    assert answers["127.0.0.1:1"].startswith("UNAVAILABLE: ")
+
+
+def test_what_is_a_table_for_people_is_json_for_programs(statecell: Statecell, client: Client) -> None:
+    models = {model["name"]: model for model in json.loads(statecell("models", "--json").stdout)}
+    assert models["lstm"]["spec"]["states"][0]["input"] == "h_0"
+    assert models["lstm"]["digest"] == client.model("lstm").digest
+    with client.session("lstm") as session:
+        session.step(XS[0])
+        (listed,) = [s for s in json.loads(statecell("sessions", "--json").stdout) if s["id"] == session.id]
+        assert (listed["step_index"], listed["model"]) == (1, "lstm")
+        look = json.loads(statecell("watch", "--json", "--count", "1").stdout)
+        assert {"id": session.id, "model": "lstm", "step_index": 1, "steps_per_second": 0.0} in look
+
+
+def test_each_look_is_shown_where_no_terminal_is_and_a_closed_pipe_ends_it_quietly(address: str) -> None:
+    command = [sys.executable, "-m", "statecell_client", "watch", "--interval", "0.1"]
+    environment = {**os.environ, "STATECELL_SERVER": address}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            looks = 0
+            while looks < 3:
+                line = process.stdout.readline()
+                assert line, "it ended"
+                looks += "steps/s" in line and "sessions" in line
+            process.stdout.close()
+            process.wait(LIMIT)
+            assert process.stderr.read() == ""
+        finally:
+            process.kill()
+
+
+def test_a_long_output_whose_reader_has_gone_ends_quietly(address: str, tmp_path: Path) -> None:
+    np.save(tmp_path / "long.npy", np.tile(XS, (100, 1)))
+    command = f"{sys.executable} -m statecell_client run {tmp_path}/long.npy --model lstm --server {address} | head -1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=LIMIT, check=False)
+    assert (done.stdout.split(",")[0], done.stderr) == ("y_0", "")
+
+
+def test_the_version_is_told(statecell: Statecell) -> None:
+    assert re.fullmatch(r"statecell \d+\.\d+\.\d+\n", statecell("--version").stdout)
 
 
 def test_watch_shows_how_fast_sessions_step(statecell: Statecell, serve: Serve) -> None:
@@ -159,9 +297,9 @@ def test_watch_ends_quietly_on_ctrl_c(address: str) -> None:
     terminal, its_end = pty.openpty()
     with subprocess.Popen(command, stdout=its_end, stderr=subprocess.PIPE, text=True, env=environment) as process:
         try:
-            assert select.select([terminal], [], [], 30)[0], "nothing was shown"
+            assert select.select([terminal], [], [], LIMIT)[0], "nothing was shown"
             process.send_signal(signal.SIGINT)
-            _, complaints = process.communicate(timeout=30)
+            _, complaints = process.communicate(timeout=LIMIT)
         finally:
             process.kill()
     os.close(terminal)
@@ -175,6 +313,8 @@ def test_every_command_has_help_with_an_example(statecell: Statecell) -> None:
         "sessions",
         "step",
         "run",
+        "infer",
+        "health",
         "watch",
         "session create",
         "session save",

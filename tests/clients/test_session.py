@@ -1,5 +1,6 @@
 """Sessions on a real server."""
 
+import pickle
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -21,6 +22,7 @@ from statecell_client import (
     ShapeMismatch,
     Snapshot,
     SnapshotMismatch,
+    State,
     StatecellError,
     StepUnsettled,
 )
@@ -57,7 +59,7 @@ def test_stepping_running_and_streaming_give_the_same_bits_and_pytorchs_numbers(
                 case _:
                     ys = np.stack(list(session.stream(xs, ahead=50)))
             assert session.step_index == 600
-            answers.append((ys, *session.state.values()))
+            answers.append((ys, *session.state))
     for other in answers[1:]:
         for one, two in zip(answers[0], other, strict=True):
             np.testing.assert_array_equal(one, two)
@@ -113,6 +115,33 @@ def test_an_input_may_depend_on_the_answer_before_it(session: Session) -> None:
     for y in answers[1:]:
         np.testing.assert_array_equal(session.step(x), y)
         x = y[:10]
+
+
+def test_the_state_is_a_tuple_as_of_pytorch_and_has_names(
+    client: Client, session: Session, modules: dict[str, nn.Module]
+) -> None:
+    xs = randn(7, 10)
+    session.run(xs[:, None])
+    with torch.no_grad():
+        _, want = modules["lstm"](torch.from_numpy(xs[:, None]))
+    h, c = session.state
+    for got, expected in zip((h, c), want, strict=True):
+        np.testing.assert_allclose(got, expected, atol=1e-6)
+    state = pickle.loads(pickle.dumps(session.state))
+    assert isinstance(state, State)
+    assert (list(state.keys()), "h_0" in state, "h_n" in state) == (["h_0", "c_0"], True, False)
+    np.testing.assert_array_equal(state["c_0"], state[1])
+    with pytest.raises(KeyError, match="no state 'h', expected h_0, c_0"):
+        state["h"]
+    x = randn(1, 1, 10)
+    y, (h_n, _) = client.lstm("lstm")(x, state)
+    outputs = client.infer("lstm", x=x, **state)
+    np.testing.assert_array_equal(y, outputs["y"])
+    np.testing.assert_array_equal(h_n, outputs["h_n"])
+    with client.session("gru") as gru:
+        gru.step(randn(4))
+        (h_0,) = gru.state
+        assert h_0.shape == (1, 1, 6)
 
 
 def test_a_stream_closed_early_leaves_a_session_that_says_so(client: Client, session: Session) -> None:

@@ -1,6 +1,8 @@
 import re
+import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -13,19 +15,35 @@ from statecell_examples.demo.server import ServerFailedError, serving
 from statecell_examples.demo.text import PROMPT, characters
 from statecell_examples.forecast.train import held_out_rmse
 
+from tests.conftest import LIMIT
+
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", *map(str, arguments)], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-m", *map(str, arguments)], capture_output=True, text=True, timeout=LIMIT, check=False
     )
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("repository") / "models"
-    exported = run("statecell_export", "examples", "--out", out)
-    assert exported.returncode == 0, exported.stderr
-    return out
+def models(example_models: Path) -> Path:
+    return example_models
+
+
+def test_examples_that_are_unchanged_are_not_exported_again(models: Path, tmp_path: Path) -> None:
+    out = tmp_path / "models"
+    shutil.copytree(models, out)
+    changed = out / "lstm_cell" / "1" / "model.pt"
+    whole = changed.read_bytes()
+    changed.write_bytes(whole[:-1])
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+    said = run("statecell_export", "examples", "--out", out).stdout
+    for name in ("charlm", "forecast", "lstm"):
+        assert f"{name}: exported already, and unchanged" in said
+    assert "lstm_cell: exported and proven in" in said
+    assert zipfile.is_zipfile(changed)  # whole again
+    assert {p for p, time in before.items() if p.stat().st_mtime_ns != time} == {
+        path for path in before if "lstm_cell" in path.parts
+    }
 
 
 def test_demo_writes_text_follows_the_series_and_equals_pytorch(models: Path, tmp_path: Path) -> None:

@@ -1,16 +1,23 @@
 """The statecell-export command, as a person types it."""
 
+import argparse
+import json
 import pickle
 import re
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
+from statecell_export import ExportError, ModuleRefusedError, export
 from statecell_export.__main__ import app
 from torch import nn
 from typer.testing import CliRunner, Result
 
+from tests.conftest import LIMIT
 from tests.export import strangers
 
 FACTORY = """
@@ -33,6 +40,9 @@ def with_example():
 
 def number():
     return 3
+
+def fails():
+    raise ValueError("no such size")
 """
 
 
@@ -40,6 +50,8 @@ def number():
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with tagger.py and weights.pt, and the current one."""
     (tmp_path / "tagger_for_tests.py").write_text(FACTORY)
+    (tmp_path / "broken_for_tests.py").write_text("1 / 0\n")
+    (tmp_path / "needy_for_tests.py").write_text("import no_such_library\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("COLUMNS", "200")
@@ -163,6 +175,10 @@ def test_checkpoint_that_is_no_plain_one_is_refused_and_runs_nothing(workplace: 
         (("module", "tagger_for_tests:nothing", "--name", "t"), "has no attribute 'nothing'"),
         (("module", "tagger_for_tests:number", "--name", "t"), "made a int, expected an nn.Module"),
         (("module", "tagger_for_tests:make", "--name", "t"), "an example is needed"),
+        (("module", "tagger_for_tests:fails", "--name", "t"), "raised ValueError: no such size (tagger_for_tests.py, line 23)"),
+        (("module", "broken_for_tests:make", "--name", "t"), "importing broken_for_tests raised ZeroDivisionError"),
+        (("module", "needy_for_tests:make", "--name", "t"), "needs no_such_library, which is not installed here"),
+        (("module", "tagger_for_tests:with_example", "--name", "t", "--out", "weights.pt"), "cannot write into weights.pt"),
         (("adopt", "weights.pt", "--name", "t"), "is not an ONNX file"),
         (("adopt", "weights.pt", "--name", "t", "--state", "h"), "write it as NAME:VALUE"),
         (("inspect", "weights.pt"), "cannot be read"),
@@ -180,3 +196,106 @@ def test_mistake_is_told_in_one_message(workplace: Path, arguments: tuple[str, .
 def test_every_command_has_help_with_an_example() -> None:
     for command in ("examples", "module", "adopt", "verify", "inspect"):
         assert f"Example: statecell-export {command}" in told(run(command, "--help"))
+
+
+def test_a_whole_module_and_other_objects_in_a_checkpoint_are_told_in_own_words(workplace: Path) -> None:
+    weights = torch.load("weights.pt", weights_only=True)
+    for held, message in [
+        (nn.LSTM(3, 6), "is a whole module (torch.nn.modules.rnn.LSTM)"),
+        ({"state_dict": weights, "args": argparse.Namespace(rate=1)}, "holds argparse.Namespace beside its tensors"),
+        ({"epoch": 3, "name": "x"}, "holds a dict without tensors by name"),
+        ({"net": {"w": torch.zeros(1)}}, "holds net: w; Tagger has embedding.weight, lstm.weight_ih_l0"),
+        ({"model": weights, "ema": weights}, "several sets of weights that fit Tagger: model, ema"),
+    ]:
+        torch.save(held, "weights.pt")
+        result = run(*MODULE, "--example", "tokens:int64[seq_len,batch]")
+        assert result.exit_code == 1
+        assert message in told(result)
+        assert "\x1b" not in result.output
+
+
+@pytest.mark.parametrize("prefix", ["net.", "model._orig_mod.", "_orig_mod.module."])
+def test_weights_are_found_within_other_dicts_and_behind_prefixes(workplace: Path, prefix: str) -> None:
+    import tagger_for_tests
+    from statecell_export import checkpoint
+
+    weights = torch.load("weights.pt", weights_only=True)
+    behind = {f"{prefix}{key}": value for key, value in weights.items()} | {"criterion.weight": torch.ones(2)}
+    torch.save({"epoch": 3, "nested": {"net": behind}, "optimizer": {"state": {0: {"step": torch.ones(1)}}}}, "weights.pt")
+    module = tagger_for_tests.make()
+    checkpoint.load(module, Path("weights.pt"))
+    assert all(torch.equal(module.state_dict()[key], value) for key, value in weights.items())
+
+
+def test_swapped_axes_are_guessed(workplace: Path) -> None:
+    Path("first_for_tests.py").write_text(
+        "from torch import nn\nclass First(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        "        self.rnn = nn.GRU(4, 6, batch_first=True)\n    def forward(self, x):\n        return self.rnn(x)[0]\n"
+    )
+    result = run("module", "first_for_tests:First", "--name", "first", "--example", "x:float32[seq_len,batch,4]")
+    assert result.exit_code == 1
+    assert "did you mean x:float32[batch,seq_len,4]?" in told(result)
+    assert run("module", "first_for_tests:First", "--name", "first", "--example", "x:float32[batch,seq_len,4]").exit_code == 0
+
+
+def test_numbers_in_place_of_axes_are_warned_of(workplace: Path) -> None:
+    result = run(*MODULE, "--example", "tokens:int64[6,2]")
+    assert "warning: tokens:int64[6,2] fixes seq_len and batch at these numbers" in told(result)
+
+
+def test_names_are_the_same_words_in_python_and_in_the_shell(workplace: Path) -> None:
+    result = run("module", "tagger_for_tests:with_example", "--name", "my tagger")
+    assert result.exit_code == 1
+    assert "model name 'my tagger'" in told(result)
+    assert "such as my_tagger" in told(result)
+    with pytest.raises(ExportError, match="such as my_tagger"):
+        export(nn.LSTM(3, 6), torch.zeros(5, 3, 3), name="my tagger")
+    assert run("module", "tagger_for_tests:with_example", "--name", "tägger-2.0_a").exit_code == 0
+
+
+def test_weights_in_place_of_a_module_are_told_apart() -> None:
+    with pytest.raises(ModuleRefusedError, match=r"module is a OrderedDict, expected an nn.Module; make the module and call"):
+        export(nn.LSTM(3, 6).state_dict(), torch.zeros(5, 3, 3), name="lstm")  # type: ignore[arg-type]
+
+
+def test_a_refusal_is_told_below_the_table_and_json_is_for_programs(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    Path("last_for_tests.py").write_text(
+        "from torch import nn\nclass Last(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        "        self.rnn = nn.GRU(4, 6)\n    def forward(self, x):\n        return self.rnn(x)[0][-1]\n"
+    )
+    command = ("module", "last_for_tests:Last", "--name", "last", "--example", "x:float32[seq_len,batch,4]")
+    shown = run(*command).output
+    assert "last cannot be stepped, only called whole: output 'y' has no time axis" in shown
+    report = json.loads(run(*command, "--json").stdout)
+    assert report["spec"]["streamable"] is False
+    proof = json.loads(run("verify", "models/last", "--json").stdout)
+    assert proof["streamable"] is False
+
+
+def test_help_shows_axes_in_their_brackets_and_the_version_is_told() -> None:
+    for command in ("module", "adopt"):
+        assert "[seq_len,batch,10]" in told(run(command, "--help"))
+    assert re.fullmatch(r"statecell-export \d+\.\d+\.\d+\n", run("--version").stdout)
+
+
+def test_help_does_not_wait_for_pytorch() -> None:
+    code = "import sys; from statecell_export.__main__ import app; print('torch' in sys.modules, 'onnx' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=LIMIT, check=True)
+    assert done.stdout == "False False\n"
+
+
+def test_ctrl_c_while_a_module_is_imported_ends_without_a_traceback(workplace: Path) -> None:
+    Path("slow_for_tests.py").write_text("import pathlib, time\npathlib.Path('begun').touch()\ntime.sleep(600)\n")
+    command = ["env", "--default-signal=INT", sys.executable, "-m", "statecell_export", "module", "slow_for_tests:make"]
+    with subprocess.Popen([*command, "--name", "slow"], stderr=subprocess.PIPE, text=True) as process:
+        try:
+            while not Path("begun").exists():
+                assert process.poll() is None
+                time.sleep(0.02)
+            process.send_signal(signal.SIGINT)
+            _, complaints = process.communicate(timeout=LIMIT)
+        finally:
+            process.kill()
+    assert process.returncode not in (0, -signal.SIGKILL)
+    assert "Traceback" not in complaints

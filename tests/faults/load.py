@@ -170,7 +170,7 @@ class Load:
             ys, final = local(track.xs)
             assert len(track.xs) == len(track.ys)
             np.testing.assert_array_equal(np.stack(track.ys), ys)
-            for got, expected in zip(snapshot.states.values(), final, strict=True):
+            for got, expected in zip(snapshot.states, final, strict=True):
                 np.testing.assert_array_equal(got, expected)
         longest = 1000 * max(track.longest for track in self.tracks)
         steps = sum(len(track.ys) for track in self.tracks)

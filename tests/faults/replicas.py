@@ -105,7 +105,7 @@ class Replica:
         self.process.send_signal(signal.SIGCONT)
 
     def _reap(self) -> int:
-        code = self.process.wait(30)
+        code = self.process.wait(300)
         assert self.process.stdout is not None
         self.process.stdout.close()
         return code

@@ -26,7 +26,7 @@ async def test_a_rolling_restart_fails_no_step(
                 await load.progress(5)
                 began = time.monotonic()
                 assert await asyncio.to_thread(replica.stop) == 0
-                assert time.monotonic() - began < 5
+                assert time.monotonic() - began < 15
                 await asyncio.to_thread(replica.start)
             await load.progress(5)
             figures.add(await load.verify(f"two rolling restarts, {durability}", local))
@@ -54,7 +54,7 @@ def test_a_drain_ends_in_time_though_the_store_is_stalled(model: Path, redis: Re
         road.stall()
         began = time.monotonic()
         assert replica.stop() == 0
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 10
 
 
 def test_every_so_many_steps_a_crash_takes_a_session_back_to_its_last_written_step(

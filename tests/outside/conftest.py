@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import LIMIT
+
 ROOT = Path(__file__).parents[2]
 TRITON = ROOT / ".venv-triton"
 BUF = ROOT / ".venv-buf/node_modules/.bin/buf"
@@ -22,7 +24,7 @@ def installed(path: Path, command: list[str], environment: dict[str, str]) -> bo
 def runner(program: list[str], environment: dict[str, str]) -> Run:
     def run(*arguments: object, cwd: Path = ROOT) -> "subprocess.CompletedProcess[str]":
         command = [*program, *map(str, arguments)]
-        return subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
+        return subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True, timeout=LIMIT, check=False)
 
     return run
 

@@ -65,7 +65,7 @@ def stream(address: str, x: np.ndarray) -> np.ndarray:
     for request in requests(x):
         client.async_stream_infer(**request)
     for _ in range(x.shape[0] * x.shape[1]):
-        result, error = answers.get(timeout=30)
+        result, error = answers.get(timeout=300)
         assert error is None, error
         assert result.get_response().parameters["triton_final_response"].bool_param
         found.add(result)
@@ -107,9 +107,9 @@ def errors(address: str, x: np.ndarray) -> np.ndarray:
     answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
     client.start_stream(lambda result, error: answers.put((result, error)))
     client.async_stream_infer(**{**first, "sequence_id": 78, "sequence_start": False})
-    print(answers.get(timeout=30)[1].message())
+    print(answers.get(timeout=300)[1].message())
     client.async_stream_infer(**first)
-    assert answers.get(timeout=30)[1] is None, "the stream goes on"
+    assert answers.get(timeout=300)[1] is None, "the stream goes on"
     client.stop_stream()
     return x
 

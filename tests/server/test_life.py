@@ -14,7 +14,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from statecell.tensor import pack, unpack
 from statecell.v1 import inference_pb2 as pb
 
-from tests.conftest import Serve, Server
+from tests.conftest import LIMIT, Serve, Server
 from tests.server.caller import Caller, info_of, reason_of
 
 
@@ -84,23 +84,37 @@ def test_sigterm_finishes_what_is_in_flight_and_exits_with_0(serve: Serve) -> No
         (["--store", "valkey://localhost:port/0"], "--store is 'valkey://localhost:port/0'"),
         (["--durability", "sometimes"], "'sometimes' is no durability"),
         (["--durability", "every=0"], "--durability is every=0"),
+        (["--log-level", "verbose"], "'verbose' is no level, expected DEBUG, INFO, WARNING or ERROR"),
     ],
 )
 def test_a_bad_option_is_named_and_ends_with_2(models: Path, flags: list[str], says: str) -> None:
     command = [sys.executable, "-m", "statecell_server", "--models", str(models), "--port", "0", *flags]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
     assert ended.returncode == 2
     assert says in " ".join(ended.stderr.replace("│", " ").split())
     assert "Traceback" not in ended.stderr
 
 
-def test_a_port_that_is_taken_is_named(server: Server, models: Path) -> None:
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--port", "TAKEN"], "--port TAKEN is taken: another program listens at 127.0.0.1:TAKEN"),
+        (["--port", "TAKEN", "--front", "grpcio"], "--port TAKEN is taken: another program listens at 127.0.0.1:TAKEN"),
+        (["--host", "203.0.113.7"], "--host 203.0.113.7 is not an address of this machine"),
+        (["--host", "no such host"], "--host is 'no such host', which is no address and no known name"),
+    ],
+)
+def test_where_it_cannot_listen_is_said_before_models_are_loaded(
+    server: Server, tmp_path: Path, flags: list[str], says: str
+) -> None:
+    (tmp_path / "broken" / "1").mkdir(parents=True)
+    (tmp_path / "broken" / "1" / "model.onnx").write_bytes(b"not a model")  # nothing is said of it
     port = server.address.split(":")[1]
-    command = [sys.executable, "-m", "statecell_server", "--models", str(models), "--port", port]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    command = [sys.executable, "-m", "statecell_server", "--models", str(tmp_path), *(f.replace("TAKEN", port) for f in flags)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
     assert ended.returncode == 2
-    assert port in ended.stderr
-    assert "Traceback" not in ended.stderr
+    assert ended.stderr.startswith(f"statecell-server: {says.replace('TAKEN', port)}")
+    assert len(ended.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize("content", [b"not a model", b""])
@@ -108,7 +122,7 @@ def test_a_file_that_is_no_model_is_named(tmp_path: Path, content: bytes) -> Non
     (tmp_path / "broken" / "1").mkdir(parents=True)
     (tmp_path / "broken" / "1" / "model.onnx").write_bytes(content)
     command = [sys.executable, "-m", "statecell_server", "--models", str(tmp_path), "--port", "0"]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
     assert ended.returncode == 2
     assert "broken/1/model.onnx" in ended.stderr
     assert "Traceback" not in ended.stderr

@@ -45,6 +45,7 @@ from statecell_client.model import Model, SessionInfo
 from statecell_client.retry import Retry
 from statecell_client.session import Session
 from statecell_client.snapshot import Snapshot
+from statecell_client.state import State
 
 __all__ = [
     "AsyncClient",
@@ -78,6 +79,7 @@ __all__ = [
     "ShapeMismatch",
     "Snapshot",
     "SnapshotMismatch",
+    "State",
     "StateBudgetExceeded",
     "StatecellError",
     "StepInFlight",

@@ -19,7 +19,7 @@ from statecell_client.model import Model, SessionInfo
 from statecell_client.retry import Retry, Route
 from statecell_client.snapshot import Snapshot
 
-State = Mapping[str, ArrayLike] | Sequence[ArrayLike]
+StateLike = Mapping[str, ArrayLike] | Sequence[ArrayLike]
 AsyncModule = Callable[..., Awaitable[Any]]
 
 
@@ -73,7 +73,7 @@ class AsyncClient:
         model: str,
         *,
         batch: int = 1,
-        state: State | None = None,
+        state: StateLike | None = None,
         snapshot: Snapshot | None = None,
         durable: bool = False,
         version: str = "",
@@ -148,7 +148,7 @@ class AsyncClient:
             raise
         return {tensor.name: unpack(tensor) for tensor in reply.outputs}
 
-    async def _open(self, request: wire.CreateSessionRequest, state: State | None) -> AsyncSession:
+    async def _open(self, request: wire.CreateSessionRequest, state: StateLike | None) -> AsyncSession:
         if state is not None:
             model = await self._known(request.model, request.version)
             states = _states(model.spec, state, request.batch)
@@ -200,7 +200,7 @@ class Opening:
         await self._session.__aexit__(kind, error, trace)
 
 
-def _states(spec: ModelSpec, state: State, batch: int) -> dict[str, Array]:
+def _states(spec: ModelSpec, state: StateLike, batch: int) -> dict[str, Array]:
     """An initial state, by name or in the spec's order, as arrays. Raises InvalidRequest, ShapeMismatch, DtypeMismatch."""
     names = [s.input for s in spec.states]
     if not isinstance(state, Mapping):

@@ -17,6 +17,7 @@ from statecell_client.model import Model
 from statecell_client.progress import Progress
 from statecell_client.retry import Route
 from statecell_client.snapshot import Snapshot
+from statecell_client.state import State
 from statecell_client.step_stream import StepStream
 
 MESSAGE_STEPS = 256
@@ -96,8 +97,8 @@ class AsyncSession:
         return Snapshot(reply.snapshot)
 
     @property
-    async def state(self) -> dict[str, Array]:
-        """As Session.state: `await session.state`."""
+    async def state(self) -> State:
+        """As Session.state: `h_0, c_0 = await session.state`."""
         return (await self.snapshot()).states
 
     @overload

@@ -5,7 +5,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from statecell_client.arrays import ArrayLike
-from statecell_client.async_client import AsyncClient, AsyncModule, State
+from statecell_client.async_client import AsyncClient, AsyncModule, StateLike
 from statecell_client.blocking_transport import BlockingTransport
 from statecell_client.connection import run
 from statecell_client.model import Model, SessionInfo
@@ -56,7 +56,7 @@ class Client:
         model: str,
         *,
         batch: int = 1,
-        state: State | None = None,
+        state: StateLike | None = None,
         snapshot: Snapshot | None = None,
         durable: bool = False,
         version: str = "",

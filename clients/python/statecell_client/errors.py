@@ -225,7 +225,7 @@ class InternalError(StatecellError):
 
 
 class DeadlineExceeded(StatecellError):
-    """The call took longer than the client's timeout. Give `Client(timeout=…)` more, or ask for less at once."""
+    """The call took longer than the client waits. Give `Client(…, retry=Retry(timeout=…))` more, or ask for less at once."""
 
     reason = "DEADLINE_EXCEEDED"
     code = grpc.StatusCode.DEADLINE_EXCEEDED

@@ -4,11 +4,12 @@ from collections.abc import Generator, Iterable
 from types import TracebackType
 from typing import Any, Self, overload
 
-from statecell_client.arrays import Array, ArrayLike
+from statecell_client.arrays import ArrayLike
 from statecell_client.async_session import AsyncSession
 from statecell_client.connection import iterate, run
 from statecell_client.model import Model
 from statecell_client.snapshot import Snapshot
+from statecell_client.state import State
 
 
 class Session:
@@ -92,8 +93,8 @@ class Session:
         return iterate(self._core.stream(inputs, ahead=ahead))
 
     @property
-    def state(self) -> dict[str, Array]:
-        """Copies of the states by the names of the state inputs, in the spec's order: `h_0, c_0 = session.state.values()`.
+    def state(self) -> State:
+        """Copies of the states in the spec's order: `h_0, c_0 = session.state`; `session.state["c_0"]` by name.
 
         Asks the server, and so learns where the session stands after a step whose outcome was not known.
         """

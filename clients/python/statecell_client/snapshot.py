@@ -8,8 +8,8 @@ from google.protobuf.message import DecodeError
 from statecell.tensor import unpack
 from statecell.v1 import inference_pb2 as wire
 
-from statecell_client.arrays import Array
 from statecell_client.errors import SnapshotMismatch
+from statecell_client.state import State
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class Snapshot:
         return self.message.step_index
 
     @property
-    def states(self) -> dict[str, Array]:
-        """Copies of the states by the names of the state inputs ("h_0", "c_0"), in the spec's order."""
-        return {tensor.name: np.array(unpack(tensor)) for tensor in self.message.states}
+    def states(self) -> State:
+        """Copies of the states in the spec's order: `h_0, c_0 = snapshot.states`, or by the names of the state inputs."""
+        return State((tensor.name, np.array(unpack(tensor))) for tensor in self.message.states)
 
     def to_bytes(self) -> bytes:
         """For a file or a database: the serialised statecell.v1.Snapshot, which every client reads."""

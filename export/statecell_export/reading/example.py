@@ -16,7 +16,7 @@ from statecell_export.errors import ExampleError
 from statecell_export.reading.lift import Named
 from statecell_export.reading.recurrent import is_bare
 
-_LINE = re.compile(r"(?P<name>\w[\w./]*):(?P<dtype>\w+)\[(?P<shape>[\w\s,]*)\]")
+_LINE = re.compile(r"(?P<name>[^\[\]]+):(?P<dtype>\w+)\[(?P<shape>[\w\s,]*)\]")
 
 
 @dataclass(frozen=True)

@@ -30,10 +30,15 @@ class Language:
     documented: list[str]
 
 
+DEBIAN = {"node": "nodejs", "protoc": "protobuf-compiler", "grpc_cpp_plugin": "protobuf-compiler-grpc"}
+"""The packages of programs, where they have other names."""
+
+
 def need(*programs: str) -> None:
     missing = [program for program in programs if shutil.which(program) is None]
     if missing:
-        pytest.skip(f"not installed: {', '.join(missing)}")
+        packages = (DEBIAN.get(program, program) for program in missing)
+        pytest.skip(f"not installed: {', '.join(missing)}: apt-get install {' '.join(packages)}")
 
 
 def make(*commands: list[str], cwd: Path) -> None:
@@ -62,8 +67,8 @@ def node() -> Language:
 
 def cpp() -> Language:
     need("g++", "cmake", "pkg-config", "protoc", "grpc_cpp_plugin")
-    if subprocess.run(["pkg-config", "--exists", "grpc++"], check=False).returncode != 0:
-        pytest.skip("not installed: libgrpc++-dev")
+    if subprocess.run(["pkg-config", "--exists", "grpc++", "protobuf"], check=False).returncode != 0:
+        pytest.skip("not installed: libgrpc++-dev or libprotobuf-dev: apt-get install libgrpc++-dev libprotobuf-dev")
     BUILD.mkdir(exist_ok=True)
     example = BUILD / "documented.cpp"
     code = documented("cpp", '{std::getenv("ADDRESS"), std::getenv("ADDRESS")}')

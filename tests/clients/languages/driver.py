@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from tests.conftest import LIMIT
+
 Array = np.ndarray[Any, Any]
 Value = Array | Sequence[float] | float | Mapping[str, Any]
 
@@ -92,7 +94,7 @@ class Driver:
 
     def stop(self) -> None:
         """Ends it as a program ends."""
-        self._process.communicate(timeout=30)
+        self._process.communicate(timeout=LIMIT)
         assert self._process.returncode == 0
 
     def kill(self) -> None:

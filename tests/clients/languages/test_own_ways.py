@@ -7,6 +7,7 @@ from statecell_client import Client
 
 from tests.clients.languages.conftest import CLIENTS, Language
 from tests.clients.languages.driver import Driver
+from tests.conftest import LIMIT
 
 
 @pytest.mark.parametrize("language", ["node"], indirect=True)
@@ -24,7 +25,7 @@ def test_two_steps_of_a_session_at_once_are_refused_in_node(language: Language, 
         client.close();
     """
     command = ["node", "--input-type=module", "--eval", code]
-    run = subprocess.run(command, cwd=CLIENTS / "node", capture_output=True, text=True, timeout=30, check=True)
+    run = subprocess.run(command, cwd=CLIENTS / "node", capture_output=True, text=True, timeout=LIMIT, check=True)
     assert run.stdout.splitlines() == ["fulfilled true STEP_IN_FLIGHT 2", "false"]
 
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from tests.clients.languages.conftest import CLIENTS, Language, documented
 from tests.clients.languages.driver import Driver
+from tests.conftest import LIMIT
 
 XS = np.random.default_rng(0).standard_normal((600, 10)).astype(np.float32)
 
@@ -140,7 +141,7 @@ def test_models_and_sessions_are_listed(driver: Driver, client: Client) -> None:
 
 
 def test_the_example_streams(language: Language, address: str) -> None:
-    out = subprocess.run([*language.example, address], capture_output=True, text=True, timeout=30, check=True).stdout
+    out = subprocess.run([*language.example, address], capture_output=True, text=True, timeout=LIMIT, check=True).stdout
     assert out.splitlines()[0].startswith("step 1: y[0] = ")
     assert out.splitlines()[-1] == "h_0 has 40 numbers"
     assert len(out.splitlines()) == 6
@@ -152,7 +153,7 @@ def test_the_documented_example_gives_what_the_documented_python_gives(
     environment = {**os.environ, "ADDRESS": address}
     package = CLIENTS / "node"  # within which its own name is known
     run = subprocess.run(
-        language.documented, env=environment, cwd=package, capture_output=True, text=True, timeout=30, check=True
+        language.documented, env=environment, cwd=package, capture_output=True, text=True, timeout=LIMIT, check=True
     )
     exec(documented("python", repr(address)), {})
     got, expected = (re.findall(r"-?\d+\.\d+", out) for out in (run.stdout, capsys.readouterr().out))

@@ -17,7 +17,7 @@ from statecell_server.runtimes import cuda
 from statecell_server.runtimes.onnx import OnnxRuntime
 from statecell_server.runtimes.ort_session import DeviceError, cuda_options, strays
 
-from tests.conftest import Serve
+from tests.conftest import LIMIT, Serve
 from tests.server.caller import Caller
 
 GPU_PYTHON = Path(os.environ.get("STATECELL_GPU_PYTHON", Path(__file__).parents[3] / ".venv-gpu/bin/python"))
@@ -32,7 +32,7 @@ no_driver = pytest.mark.skipif(Path("/proc/driver/nvidia").exists(), reason="thi
 def refusal(*flags: str, models: Path, python: Path = Path(sys.executable)) -> str:
     """What a server that does not start says."""
     command = [str(python), "-m", "statecell_server", "--models", str(models), "--port", "0", *flags]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     return " ".join(done.stderr.replace("│", " ").split())
 

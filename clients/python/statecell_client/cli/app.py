@@ -1,6 +1,9 @@
 """The commands that look and step."""
 
 import datetime
+import json
+from dataclasses import asdict
+from importlib.metadata import version as version_of
 from typing import Annotated, Any
 
 import numpy as np
@@ -10,18 +13,31 @@ from rich.table import Table
 from statecell.spec import StateSpec, TensorSpec
 
 from statecell_client.cli import session
-from statecell_client.cli.common import LOCAL, Servers, connected, console, whole
+from statecell_client.cli.common import LOCAL, AsJson, Servers, connected, console, whole
+from statecell_client.cli.health import health
+from statecell_client.cli.infer import infer
 from statecell_client.cli.run import run
 from statecell_client.cli.watch import watch
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+# Without rich's markup: what stands in brackets is meant as it is written.
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 app.add_typer(session.app, name="session")
-app.command()(run)
-app.command()(watch)
+for command in (infer, run, watch, health):
+    app.command()(command)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"statecell {version_of('statecell-client')}")
+        raise typer.Exit
 
 
 @app.callback()
-def main() -> None:
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
     """Look at a statecell server and step its models.
 
     The server is --server HOST:PORT, or the environment's STATECELL_SERVER, or localhost:50051.
@@ -29,14 +45,18 @@ def main() -> None:
 
 
 @app.command()
-def models(server: Servers = LOCAL) -> None:
+def models(as_json: AsJson = False, server: Servers = LOCAL) -> None:
     """The models that the server has.
 
     Example: statecell models --server localhost:50051
     """
     with connected(server) as client:
+        found = client.models()
+        if as_json:
+            print(json.dumps([asdict(model) | {"spec": model.spec.to_dict()} for model in found], indent=2))
+            return
         table = Table(whole("model"), "takes and gives", "device", "sessions")
-        for model in client.models():
+        for model in found:
             spec = model.spec
             lines = [_signature(t) for t in spec.inputs]
             lines += [f"-> {_signature(t)}" for t in spec.outputs]
@@ -48,6 +68,7 @@ def models(server: Servers = LOCAL) -> None:
 @app.command()
 def sessions(
     model: Annotated[str, typer.Option(help="Only this model's.")] = "",
+    as_json: AsJson = False,
     server: Servers = LOCAL,
 ) -> None:
     """The sessions that the server has open.
@@ -55,9 +76,13 @@ def sessions(
     Example: statecell sessions --model charlm
     """
     with connected(server) as client:
+        found = client.sessions(model)
+        if as_json:
+            print(json.dumps([asdict(session) for session in found], indent=2, default=datetime.datetime.isoformat))
+            return
         table = Table(whole("session"), "model", "batch", "step_index", "durable", "idle")
         now = datetime.datetime.now(datetime.UTC)
-        for s in client.sessions(model):
+        for s in found:
             idle = f"{(now - s.last_used_time).total_seconds():.0f} s"
             table.add_row(s.id, f"{s.model}/{s.version}", str(s.batch), str(s.step_index), "yes" if s.durable else "no", idle)
         console.print(table)

@@ -20,6 +20,11 @@ Servers = Annotated[
     typer.Option("--server", "-s", envvar="STATECELL_SERVER", metavar="HOST:PORT", help="The server; again for each replica."),
 ]
 LOCAL = ["localhost:50051"]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for a program to read.")]
+ColumnNames = Annotated[
+    str, typer.Option(metavar="A,B,…", help="The .csv's columns that the model takes, by title or number from 1; else all.")
+]
+Delimiter = Annotated[str, typer.Option(help="What stands between the .csv's columns: one character, or tab.")]
 
 
 def whole(title: str) -> Column:
@@ -33,6 +38,8 @@ def connected(servers: list[str]) -> Iterator[Client]:
     try:
         with Client(servers) as client:
             yield client
+    except BrokenPipeError:  # whoever read the output has had enough, as head has; typer ends the command without a word
+        raise
     except (StatecellError, OSError, ValueError) as error:
         complaints.print(f"[bold red]{type(error).__name__}[/]: {escape(str(error))}", soft_wrap=True)
         if isinstance(error, ServerUnreachable):

@@ -1,15 +1,22 @@
 """statecell run: a model over a file."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import numpy as np
 import typer
 from rich.progress import track
+from statecell.spec import ModelSpec
 
-from statecell_client.cli import series
-from statecell_client.cli.common import LOCAL, Servers, complaints, connected
+from statecell_client.arrays import Array
+from statecell_client.cli import outputs, series
+from statecell_client.cli.common import LOCAL, ColumnNames, Delimiter, Servers, complaints, connected
+from statecell_client.cli.table import Columns
 from statecell_client.session import Session
 from statecell_client.snapshot import Snapshot
+
+PLAIN: Any = {"soft_wrap": True, "highlight": False, "markup": False}
 
 
 def run(
@@ -21,13 +28,15 @@ def run(
     restore: Annotated[Path | None, typer.Option(help="Go on from this snapshot, in a session deleted at the end.")] = None,
     out: Annotated[Path | None, typer.Option(help="Where the outputs go: .csv, .npy or .npz; else the terminal.")] = None,
     save: Annotated[Path | None, typer.Option(help="Where a snapshot of the state at the end goes.")] = None,
+    columns: ColumnNames = "",
+    delimiter: Delimiter = ",",
     server: Servers = LOCAL,
 ) -> None:
     """Step a model over a file and write what comes out.
 
-    Example: statecell run co2.csv --model forecast --out predicted.csv --save evening.snapshot
+    Example: statecell run co2.csv --model forecast --columns change --out predicted.csv --save evening.snapshot
 
-    Tomorrow: statecell run more.csv --restore evening.snapshot --out predicted.csv
+    Tomorrow: statecell run more.csv --restore evening.snapshot --columns change --out predicted.csv
     """
     if [bool(model), bool(session), restore is not None].count(True) != 1:
         raise typer.BadParameter("say what to step: one of --model, --session and --restore")
@@ -35,18 +44,32 @@ def run(
         snapshot = Snapshot.from_bytes(restore.read_bytes()) if restore is not None else None
         attached = client.attach(session) if session else None
         spec = attached.model.spec if attached else client.model(snapshot.model if snapshot else model).spec
-        inputs = series.read(file, spec)
-        series.check(out, spec)
+        inputs = series.read(file, spec, Columns.of(columns, delimiter))
+        outputs.check(out, spec)
         if attached is not None:
-            _run(attached, inputs, out, save)
+            answers = _run(attached, inputs, save)
         else:
             with client.session(spec.name, batch=series.batch_of(inputs, spec), snapshot=snapshot) as ours:
-                _run(ours, inputs, out, save)
+                answers = _run(ours, inputs, save)
+        arrays = _stacked(answers, spec)
+        outputs.write(out, arrays)
+        complaints.print(f"{len(answers)} time steps of {spec.name}: {outputs.told(arrays, out)}", **PLAIN)
+        if save is not None:
+            complaints.print(f"state at the end saved as {save}", **PLAIN)
 
 
-def _run(session: Session, inputs: series.Series, out: Path | None, save: Path | None) -> None:
+def _run(session: Session, inputs: series.Series, save: Path | None) -> list[Any]:
     steps = series.steps(inputs)
-    answers = list(track(session.stream(steps), "Stepping", total=len(steps), console=complaints, transient=True))
-    series.write(out, answers, session.model.spec)
+    quiet = not complaints.is_terminal
+    stepping = track(session.stream(steps), "Stepping", len(steps), console=complaints, transient=True, disable=quiet)
+    answers = list(stepping)
     if save is not None:
         save.write_bytes(session.snapshot().to_bytes())
+    return answers
+
+
+def _stacked(answers: Sequence[Any], spec: ModelSpec) -> dict[str, Array]:
+    """The steps' answers, [steps, ...] by output."""
+    names = [t.name for t in spec.outputs]
+    named = [answer if isinstance(answer, dict) else {names[0]: answer} for answer in answers]
+    return {name: np.stack([answer[name] for answer in named]) for name in names}

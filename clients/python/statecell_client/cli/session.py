@@ -8,7 +8,7 @@ import typer
 from statecell_client.cli.common import LOCAL, Servers, connected, console
 from statecell_client.snapshot import Snapshot
 
-app = typer.Typer(no_args_is_help=True, help="Create, save, restore and delete sessions.")
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Create, save, restore and delete sessions.")
 
 Id = Annotated[str, typer.Argument(metavar="SESSION", help="The session's id.")]
 Durable = Annotated[bool, typer.Option(help="Let it outlive its server, which needs a store.")]

@@ -112,7 +112,7 @@ class Front:
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
-        assert self._ready.wait(30)
+        assert self._ready.wait(120)
 
     def _run(self) -> None:
         self._runner.run(self._serve())

@@ -12,7 +12,7 @@ from statecell_server.transport.http2.frames import StreamBroken
 from statecell_server.transport.http2.headers import CACHED, TRAILERS_SIZE, HeaderReader, Request, trailers
 
 from tests.server.transport.http2.echo import SAY, TALK, Front, say
-from tests.server.transport.http2.raw import Raw, heads, message
+from tests.server.transport.http2.raw import PATIENCE, Raw, heads, message
 
 paths = st.sampled_from([SAY, TALK, "/a/B", "/" + "long" * 400])
 names = st.text("abcdefghij-", min_size=1, max_size=8).filter(lambda name: name != "te")
@@ -120,19 +120,19 @@ def test_ten_thousands_of_refused_calls_are_no_reason_to_part(raw: Raw) -> None:
 def test_metadata_of_any_kind_is_taken(front: Front) -> None:
     with grpc.insecure_channel(front.address) as channel:
         metadata = (("x-session-id", "s"), ("x-bytes-bin", bytes(range(256))), ("x-bytes-bin", b""))
-        assert say(channel)(b"x", metadata=metadata, timeout=30) == b"x"
+        assert say(channel)(b"x", metadata=metadata, timeout=PATIENCE) == b"x"
 
 
 @pytest.mark.parametrize("text", ["100% of it", "naïve, 木, 🙂", "two\nlines\tand\0zero", "", "%41%zz"])
 def test_an_error_says_what_it_says_in_any_language(front: Front, text: str) -> None:
     with grpc.insecure_channel(front.address) as channel, pytest.raises(grpc.RpcError) as error:
-        say(channel)(b"abort:" + text.encode(), timeout=30)
+        say(channel)(b"abort:" + text.encode(), timeout=PATIENCE)
     assert (error.value.code(), error.value.details()) == (grpc.StatusCode.FAILED_PRECONDITION, text)
 
 
 def test_an_error_of_any_length_arrives(front: Front) -> None:
     with grpc.insecure_channel(front.address) as channel, pytest.raises(grpc.RpcError) as error:
-        say(channel)(b"abort:" + b"long " * 200_000, timeout=30)
+        say(channel)(b"abort:" + b"long " * 200_000, timeout=PATIENCE)
     assert error.value.code() is grpc.StatusCode.FAILED_PRECONDITION
     assert str(error.value.details()).startswith("long long")
 

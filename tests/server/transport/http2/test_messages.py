@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from statecell_server.transport.http2.messages import Aborted, Messages
 
 from tests.server.transport.http2.echo import COUNT, REPEAT, SAY, TALK, Front, say, talk
-from tests.server.transport.http2.raw import Raw, message
+from tests.server.transport.http2.raw import PATIENCE, Raw, message
 
 LIMIT = 4 << 20
 
@@ -89,8 +89,8 @@ def test_a_message_that_breaks_off_is_no_message(raw: Raw) -> None:
 def test_a_client_may_compress(front: Front, compression: grpc.Compression) -> None:
     body = b"compressible " * 10_000
     with grpc.insecure_channel(front.address, compression=compression) as channel:
-        assert say(channel)(body, timeout=30) == body
-        answers = talk(channel)(iter([body, b"", b"x", body]), timeout=30)
+        assert say(channel)(body, timeout=PATIENCE) == body
+        answers = talk(channel)(iter([body, b"", b"x", body]), timeout=PATIENCE)
         assert list(answers) == [body, b"", b"x", body]
 
 
