@@ -35,7 +35,8 @@ from statecell_server.device import Device
 from statecell_server.runtimes.invariance import decide
 from statecell_server.runtimes.onnx import OnnxRuntime
 from statecell_server.runtimes.onnx_graph import GraphRuntime
-from statecell_server.runtimes.ort_session import DeviceError, require
+from statecell_server.runtimes.ort_session import require
+from statecell_server.runtimes.runtime import DeviceError
 from torch import nn
 
 from bench.cuda_steps import ArenaStep, CapturedStep, Form, TorchStep, reference

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import typer
 from statecell_server.app import App
 from statecell_server.config import Config, ConfigError
 from statecell_server.device import Device
-from statecell_server.runtimes.runtime import LoadError
+from statecell_server.runtimes.runtime import DeviceLost, LoadError
 
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 DEFAULTS = Config(models=Path())
@@ -153,6 +154,10 @@ def serve(
     except (ConfigError, LoadError) as error:
         print(f"statecell-server: {error}", file=sys.stderr)
         raise typer.Exit(2) from error
+    except DeviceLost as error:
+        # Not by the usual way out: libraries would try to give back what is on a device that answers nothing any more.
+        print(f"statecell-server: stopped, start it again: {error}", file=sys.stderr, flush=True)
+        os._exit(1)
 
 
 def _run(config: Config) -> None:

@@ -22,9 +22,9 @@ from statecell_server.batching.scheduler import Scheduler
 from statecell_server.batching.step import Batch, Step
 from statecell_server.config import Config
 from statecell_server.durability.store import StateStore
-from statecell_server.errors import InternalError, StatecellError
+from statecell_server.errors import Draining, InternalError, StatecellError
 from statecell_server.runtimes.invariance import decide
-from statecell_server.runtimes.runtime import Runtime
+from statecell_server.runtimes.runtime import DeviceLost, Runtime
 from statecell_server.sessions.reply import Replies
 from statecell_server.sessions.sessions import INITIAL, Residents, Session, Sessions
 
@@ -46,9 +46,16 @@ class Runner:
     """
 
     def __init__(
-        self, name: str, version: str, runtime: Runtime, config: Config, store: StateStore | None, sessions: Sessions
+        self,
+        name: str,
+        version: str,
+        runtime: Runtime,
+        config: Config,
+        store: StateStore | None,
+        sessions: Sessions,
+        lost: Callable[[str], None],
     ) -> None:
-        """`sessions`: all that the server has."""
+        """`sessions`: all that the server has. `lost` is called, by any thread, where the model's device breaks."""
         max_batch = config.max_batch
         self.name = name
         self.version = version
@@ -71,7 +78,9 @@ class Runner:
         self._executor = Executor(runtime, self.arena, self.replies, self.sharing.min_batch)
         self._seconds: dict[tuple[int, int], float] = {}  # what a run of (seq_len, rows) took
         # The compute thread's own time, where it computes: it may wait for the interpreter longer than the run takes.
+        self._on_loop = runtime.device == "cpu"  # while a GPU runs, the loop has better things to do than to wait for it
         self._clock = time.thread_time if runtime.device == "cpu" else time.perf_counter
+        self._lost = lost
         self._cohort = Cohort()
         self._work: queue.SimpleQueue[Batch | float | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._compute, name=f"compute-{name}-{version}", daemon=True)
@@ -163,7 +172,7 @@ class Runner:
         rows = batch.rows
         self.batches[rows] += 1
         self.last_run = time.time()
-        if self._seconds.get((batch.seq_len, rows), 1.0) < INLINE_SECONDS:
+        if self._on_loop and self._seconds.get((batch.seq_len, rows), 1.0) < INLINE_SECONDS:
             self._run(batch, rows, time.perf_counter)
             self._land(batch)
         else:
@@ -199,6 +208,9 @@ class Runner:
             self._executor.run(batch)
         except StatecellError as error:
             failure = error
+        except DeviceLost as error:
+            failure = Draining(f"the server is about to stop: {error}")
+            self._lost(str(error))
         except Exception as error:
             log.exception("a run of %s failed", self.name)
             failure = InternalError(f"the run failed: {error}")

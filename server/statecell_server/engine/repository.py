@@ -11,10 +11,14 @@ from statecell_server.config import Config
 from statecell_server.device import Device
 from statecell_server.durability.store import StateStore
 from statecell_server.errors import ModelInUse, ModelNotFound, ModelRefused, SnapshotMismatch, StatecellError
+from statecell_server.runtimes import trial
 from statecell_server.runtimes.runtime import LoadError, Runtime
 from statecell_server.sessions.sessions import Sessions
 
 log = logging.getLogger(__name__)
+
+TRIED_ROWS = 16
+"""Of the step by which --device auto chooses: most of what batching gains is there, and a small server has as many."""
 
 if TYPE_CHECKING:
     from statecell_server.runtimes.onnx import OnnxRuntime
@@ -54,25 +58,37 @@ def _onnx(device: Device, config: Config) -> "type[OnnxRuntime]":
 
 
 def _load_anywhere(folder: Path, runtime: str, config: Config) -> Runtime:
-    """On the first GPU if it works, else on the CPU; its note says why."""
+    """On the first GPU if it works and is the faster one, else on the CPU; its note says why. Raises LoadError."""
     device = Device("cuda")
     try:
-        loaded = load(folder, runtime, device, config)
+        gpu = load(folder, runtime, device, config)
     except LoadError as error:
-        loaded = load(folder, runtime, Device(), config)
-        loaded.note = f"--device auto took the CPU: {error}"
-    else:
-        loaded.note = "; ".join(filter(None, (f"--device auto took {device}: it works", loaded.note)))
-    return loaded
+        cpu = load(folder, runtime, Device(), config)
+        cpu.note = f"--device auto took the CPU: {error}"
+        return cpu
+    cpu = load(folder, runtime, Device(), config)
+    on_gpu, on_cpu = (trial.seconds(r, TRIED_ROWS) for r in (gpu, cpu))
+    taken, other = (cpu, gpu) if on_cpu < on_gpu else (gpu, cpu)
+    times = sorted((on_gpu, on_cpu))
+    said = f"a step of {TRIED_ROWS} rows takes {times[0] * 1e6:.0f} us there and {times[1] * 1e6:.0f} us on {other.device}"
+    taken.note = "; ".join(filter(None, (f"--device auto took {taken.device}: {said}", taken.note)))
+    return taken
 
 
 class Repository:
     """Every version of every model in the folder, by name."""
 
-    def __init__(self, config: Config, store: StateStore | None = None, sessions: Sessions | None = None) -> None:
-        """Loads all of them. `sessions`: the server's. Raises LoadError."""
+    def __init__(
+        self,
+        config: Config,
+        store: StateStore | None = None,
+        sessions: Sessions | None = None,
+        lost: Callable[[str], None] = log.critical,
+    ) -> None:
+        """Loads all of them. `sessions`: the server's; `lost` is told, by any thread, of a device that broke. Raises LoadError."""
         self._config = config
         self._store = store
+        self._lost = lost
         self._sessions = Sessions(config.session_ttl) if sessions is None else sessions
         self._runners: dict[str, dict[str, Runner]] = {}
         self._idle: set[Path] = set()  # folders of versions that were replaced and unloaded
@@ -99,7 +115,7 @@ class Repository:
         config = self._config
         chosen = config.runtimes.get(name) or ("onnxruntime" if (folder / "model.onnx").exists() else "torchscript")
         runtime = load(folder, chosen, config.devices.get(name, config.device), config)
-        runner = Runner(name, version, runtime, config, self._store, self._sessions)
+        runner = Runner(name, version, runtime, config, self._store, self._sessions, self._lost)
         log.info("%s/%s runs in %s on %s%s", name, version, runtime.name, runtime.device, runner.note and f": {runner.note}")
         return runner
 

@@ -11,7 +11,9 @@ from statecell.tensor import Array
 from statecell_server.arena.arena import INITIAL_SLOT, StateArena
 from statecell_server.device import Device
 from statecell_server.errors import StateBudgetExceeded
-from statecell_server.runtimes.ort_session import Binding, Buffer, DeviceError, allocate, host
+from statecell_server.runtimes.device_memory import DeviceMemory
+from statecell_server.runtimes.ort_session import Binding, Buffer, host
+from statecell_server.runtimes.runtime import DeviceError
 from statecell_server.runtimes.state_graph import MOVED, arena, arena_shape, lead, next_arena, origin, unit
 
 if TYPE_CHECKING:
@@ -36,33 +38,30 @@ class GraphArena(StateArena):
         """
         super().__init__(states, memory, rows)
         self._device, self._mover, self._run, self._moved = device, mover, run, moved
-        self._values: tuple[int, list[Any]] = self._allocate(self.capacity)  # slots and OrtValues: replaced as one
+        # How many, and an arena for each state: replaced as one, and in the device's memory while anybody holds it.
+        self._rows: tuple[int, list[DeviceMemory]] = self._allocate(self.capacity)
         # Of the rows that a slot has in an arena input: [*lead, 1], a lead each.
         self._offsets = [np.arange(prod(sizes)).reshape(*sizes, 1) for sizes in sorted({lead(s) for s in self.states})]
         self.write([INITIAL_SLOT], [s.fresh() for s in self.states])
 
-    def _allocate(self, slots: int) -> tuple[int, list[Any]]:
-        """Raises DeviceError. The last slot is where the rows end that only fill a run up."""
-        return slots + 1, [allocate((slots + 1, *unit(s)), np.dtype(s.dtype).type, self._device) for s in self.states]
+    def _allocate(self, slots: int) -> tuple[int, list[DeviceMemory]]:
+        """Raises DeviceError, DeviceLost. The last slot is where the rows end that only fill a run up."""
+        return slots + 1, [DeviceMemory(self._device, (slots + 1) * s.fresh().nbytes) for s in self.states]
 
     def buffers(self) -> list[Buffer]:
         """An arena for each state, as the model's graph has it."""
-        slots, values = self._values
-        return [
-            Buffer(self._device.kind, self._device.index, np.dtype(s.dtype).type, arena_shape(s, slots), value.data_ptr())
-            for s, value in zip(self.states, values, strict=True)
-        ]
+        rows, memories = self._rows
+        return [self._buffer(s, memory, arena_shape(s, rows)) for s, memory in zip(self.states, memories, strict=True)]
 
-    def _whole(self, values: tuple[int, list[Any]]) -> list[Buffer]:
+    def _whole(self, rows: tuple[int, list[DeviceMemory]]) -> list[Buffer]:
         """An arena for each state, as the mover has it."""
-        kind, index = self._device.kind, self._device.index
-        return [
-            Buffer(kind, index, np.dtype(s.dtype).type, (values[0], *unit(s)), value.data_ptr())
-            for s, value in zip(self.states, values[1], strict=True)
-        ]
+        return [self._buffer(s, memory, (rows[0], *unit(s))) for s, memory in zip(self.states, rows[1], strict=True)]
+
+    def _buffer(self, state: StateSpec, memory: DeviceMemory, shape: Sequence[int]) -> Buffer:
+        return Buffer(self._device.kind, self._device.index, np.dtype(state.dtype).type, shape, memory.address)
 
     def reserve(self, capacity: int) -> None:
-        old = self._values
+        old = self._rows
         have = old[0] - 1
         if have >= capacity:
             return
@@ -70,14 +69,18 @@ class GraphArena(StateArena):
             new = self._allocate(capacity)
         except DeviceError as error:
             raise StateBudgetExceeded(f"{error}; --state-memory promises more than there is", rows=capacity - have) from error
-        self._move(self._whole(old), range(have), self._whole(new), range(have))
-        self._values = new
+        for before, memory in zip(old[1], new[1], strict=True):
+            memory.begin_with(before)
+        self._rows = new
         self._moved()
 
     def run(self, plan: "Plan", sources: Sequence[int], slots: Sequence[int]) -> None:
+        last = self._rows[0] - 1
+        _within(sources, last)
+        _within(slots, last)
         fill = plan.batch - len(slots)
         reads = np.array([*sources, *[INITIAL_SLOT] * fill], np.int64)
-        writes = np.array([*slots, *[self._values[0] - 1] * fill], np.int64)
+        writes = np.array([*slots, *[last] * fill], np.int64)
         for offsets, read, written in zip(self._offsets, plan.states[::2], plan.states[1::2], strict=True):
             np.add(reads * offsets.size, offsets, out=read)
             np.add(writes * offsets.size, offsets, out=written[..., 0])
@@ -88,12 +91,13 @@ class GraphArena(StateArena):
             np.ascontiguousarray(array[None] if s.batch_axis is None else np.moveaxis(array, s.batch_axis, 0)[: len(slots)])
             for s, array in zip(self.states, states, strict=True)
         ]
-        self._move([host(array) for array in rows], range(len(slots)), self._whole(self._values), slots)
+        held = self._rows
+        self._move([host(array) for array in rows], range(len(slots)), self._whole(held), slots)
 
     def read(self, slots: Sequence[int]) -> list[Array]:
-        values = self._values
+        held = self._rows
         rows = [np.empty((len(slots), *unit(s)), s.dtype) for s in self.states]
-        self._move(self._whole(values), slots, [host(array) for array in rows], range(len(slots)))
+        self._move(self._whole(held), slots, [host(array) for array in rows], range(len(slots)))
         return [
             array[0] if s.batch_axis is None else np.ascontiguousarray(np.moveaxis(array, 0, s.batch_axis))
             for s, array in zip(self.states, rows, strict=True)
@@ -101,9 +105,16 @@ class GraphArena(StateArena):
 
     def _move(self, sources: Sequence[Buffer], origins: Sequence[int], targets: Sequence[Buffer], slots: Sequence[int]) -> None:
         """Rows `origins` of the sources to rows `slots` of the targets, by a run of a session that is any thread's to use."""
+        _within(slots, targets[0].shape[0])
+        _within(origins, sources[0].shape[0])
         taken, given = np.array(origins, np.int64), np.array(slots, np.int64)
         inputs = dict(zip(MOVED, (host(taken), host(given)), strict=True))
         inputs |= {origin(s): buffer for s, buffer in zip(self.states, sources, strict=True)}
         inputs |= {arena(s): buffer for s, buffer in zip(self.states, targets, strict=True)}
         outputs = {next_arena(s): buffer for s, buffer in zip(self.states, targets, strict=True)}
-        Binding(self._mover, inputs, outputs, feed=False).run()
+        Binding(self._mover, self._device, inputs, outputs, feed=False).run()
+
+
+def _within(slots: Sequence[int], rows: int) -> None:
+    """Beyond the arena a GPU reads zeros and writes to rows of others, and says nothing."""
+    assert 0 <= min(slots) <= max(slots) < rows, f"slots {min(slots)} to {max(slots)} of {rows}"

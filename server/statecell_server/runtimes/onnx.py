@@ -9,8 +9,10 @@ from statecell.spec import SPEC_KEY
 from statecell.tensor import Array
 
 from statecell_server.device import Device
-from statecell_server.runtimes.ort_session import Binding, Buffer, host, open_session, strays
-from statecell_server.runtimes.runtime import LoadError, Plan, RunError, Runtime, Sides, read_spec
+from statecell_server.runtimes import cuda
+from statecell_server.runtimes.ort_session import Binding, Buffer, host, open_session, require, strays
+from statecell_server.runtimes.runtime import LoadError, Plan, Runtime, Sides, read_spec
+from statecell_server.runtimes.staging import StagedBinding, Staging
 
 
 class OnnxRuntime(Runtime):
@@ -22,16 +24,24 @@ class OnnxRuntime(Runtime):
         """`memory`: see open_session. Raises LoadError, and DeviceError where it is the device's."""
         super().__init__()
         self._place = device or Device()
+        if self._place.kind == "cuda":
+            require(self._place)
         try:
             content = path.read_bytes()
-            self._ort_session = open_session(self._graph(content, path), self._place, threads=threads, memory=memory)
+            self._staging = Staging(self._place) if self._place.kind == "cuda" else None
+            stream = self._staging.stream.value or 0 if self._staging is not None else 0
+            self._ort_session = open_session(
+                self._graph(content, path), self._place, threads=threads, memory=memory, stream=stream
+            )
         except LoadError:
             raise
         except Exception as error:
             raise LoadError(f"{path} cannot be loaded: {error}") from error
         self.digest = hashlib.sha256(content).hexdigest()
         self.device = str(self._place)
-        self.note = strays(self._ort_session, "CUDAExecutionProvider") if self._place.kind == "cuda" else ""
+        if self._place.kind == "cuda":
+            away = strays(self._ort_session, "CUDAExecutionProvider")
+            self.note = "; ".join(filter(None, (cuda.described(self._place.index), away)))
         self.spec = read_spec(self._ort_session.get_modelmeta().custom_metadata_map.get(SPEC_KEY), path)
         self._check(path)
 
@@ -55,8 +65,16 @@ class OnnxRuntime(Runtime):
         inputs, states, outputs, next_states = self._sides()
         return [t.name for t in (*inputs, *states)], [t.name for t in (*outputs, *next_states)]
 
+    def _room(self, size: int, dtype: str) -> Array:
+        return super()._room(size, dtype) if self._staging is None else self._staging.array(size, dtype)
+
     def _bind(self, sides: Sides, arrays: Sequence[Sequence[Array]]) -> Any:
-        return Binding(self._ort_session, *self._buffers_of(sides, arrays), feed=self._place.kind != "cpu")
+        return self._bound(*self._buffers_of(sides, arrays), feed=False)
+
+    def _bound(self, inputs: dict[str, Buffer], outputs: dict[str, Buffer], *, feed: bool) -> Binding | StagedBinding:
+        if self._staging is None:
+            return Binding(self._ort_session, self._place, inputs, outputs, feed=feed)
+        return StagedBinding(self._ort_session, self._staging, inputs, outputs)
 
     @staticmethod
     def _buffers_of(sides: Sides, arrays: Sequence[Sequence[Array]]) -> tuple[dict[str, Buffer], dict[str, Buffer]]:
@@ -65,7 +83,4 @@ class OnnxRuntime(Runtime):
         return dict(named[0] + named[1]), dict(named[2] + named[3])
 
     def run(self, plan: Plan) -> None:
-        try:
-            plan.bound.run()
-        except Exception as error:
-            raise RunError(str(error)) from error
+        plan.bound.run()

@@ -11,7 +11,7 @@ from statecell.tensor import Array
 from statecell_server.arena.arena import StateArena
 from statecell_server.runtimes.graph_arena import GraphArena
 from statecell_server.runtimes.onnx import OnnxRuntime
-from statecell_server.runtimes.ort_session import Binding, open_session
+from statecell_server.runtimes.ort_session import open_session
 from statecell_server.runtimes.runtime import Sides
 from statecell_server.runtimes.state_graph import arena, indices, mover, next_arena, with_arena
 
@@ -48,5 +48,4 @@ class GraphRuntime(OnnxRuntime):
         if self.spec.states:
             for state, buffer in zip(self.spec.states, self._arena.buffers(), strict=True):
                 inputs[arena(state)] = outputs[next_arena(state)] = buffer
-        # Fed on the CPU too, where they need not be: what runs on a GPU is to be what tests run.
-        return Binding(self._ort_session, inputs, outputs, feed=True)
+        return self._bound(inputs, outputs, feed=False)

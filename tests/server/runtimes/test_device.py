@@ -15,7 +15,8 @@ from statecell_server.config import Config, ConfigError
 from statecell_server.device import Device
 from statecell_server.runtimes import cuda
 from statecell_server.runtimes.onnx import OnnxRuntime
-from statecell_server.runtimes.ort_session import DeviceError, cuda_options, strays
+from statecell_server.runtimes.ort_session import cuda_options, strays
+from statecell_server.runtimes.runtime import DeviceError
 
 from tests.conftest import Serve
 from tests.server.caller import Caller
