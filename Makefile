@@ -12,7 +12,7 @@ PROTO_BIN := .venv-protos/bin
 PROTO_FILES := $(shell cd protos && find statecell -name '*.proto')
 SOURCES := protos export server clients/python deploy docs tests bench
 
-.PHONY: help venv venv-gpu train export serve demo test faults lint format protos protos-check clients outside bench bench-durability image clean
+.PHONY: help venv venv-gpu gpu-check train export serve demo test faults lint format protos protos-check clients outside bench bench-durability image clean
 
 help:  ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -83,6 +83,10 @@ clients:  ## Build the clients for Node and C++ (needs npm; cmake, g++, libgrpc+
 
 outside:  ## Install other people's clients, for the tests that use them (tritonclient, perf_analyzer, buf)
 	PYTHON=$(PYTHON) .ci/outside
+
+GPU ?= cuda
+gpu-check: $(STAMP)  ## Check and measure the CUDA path on this machine's GPU (eight minutes at most; GPU=cpu to try it without)
+	$(BIN)/python -m bench.gpu_check --device $(GPU)
 
 bench: $(STAMP)  ## Measure against the bare runtime (about seven minutes)
 	$(BIN)/python -m bench.run

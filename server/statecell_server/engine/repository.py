@@ -30,7 +30,7 @@ def load(folder: Path, runtime: str, device: Device, config: Config) -> Runtime:
         return _load_anywhere(folder, runtime, config)
     if runtime == "onnxruntime":
         try:
-            return _onnx(device, config)(folder / "model.onnx", config.threads, device, config.device_memory)
+            return _onnx(device, config)(folder / "model.onnx", config.threads, device, _rest(device, config))
         except ImportError as error:
             raise LoadError(
                 f"{folder} is to have its states in the graph, and there is no onnx here: pip install 'statecell-server[gpu]', "
@@ -57,17 +57,32 @@ def _onnx(device: Device, config: Config) -> "type[OnnxRuntime]":
     return OnnxRuntime
 
 
+def _rest(device: Device, config: Config) -> int:
+    """What --device-memory leaves for weights and intermediate results beside the states; 0: no limit. Raises LoadError."""
+    if device.kind == "cpu" or not config.device_memory:
+        return 0
+    # While an arena doubles for the last time, the half that it was is there too.
+    states = config.state_memory * 3 // 2 if config.state_arena != "host" else 0
+    if config.device_memory <= states:
+        raise LoadError(
+            f"--device-memory is {config.device_memory} bytes, and the states of --state-memory {config.state_memory} may take "
+            f"{states} of them while they grow: give more, or a smaller --state-memory"
+        )
+    return config.device_memory - states
+
+
 def _load_anywhere(folder: Path, runtime: str, config: Config) -> Runtime:
     """On the first GPU if it works and is the faster one, else on the CPU; its note says why. Raises LoadError."""
     device = Device("cuda")
     try:
         gpu = load(folder, runtime, device, config)
+        on_gpu = trial.seconds(gpu, TRIED_ROWS)
     except LoadError as error:
         cpu = load(folder, runtime, Device(), config)
         cpu.note = f"--device auto took the CPU: {error}"
         return cpu
     cpu = load(folder, runtime, Device(), config)
-    on_gpu, on_cpu = (trial.seconds(r, TRIED_ROWS) for r in (gpu, cpu))
+    on_cpu = trial.seconds(cpu, TRIED_ROWS)
     taken, other = (cpu, gpu) if on_cpu < on_gpu else (gpu, cpu)
     times = sorted((on_gpu, on_cpu))
     said = f"a step of {TRIED_ROWS} rows takes {times[0] * 1e6:.0f} us there and {times[1] * 1e6:.0f} us on {other.device}"
@@ -85,7 +100,7 @@ class Repository:
         sessions: Sessions | None = None,
         lost: Callable[[str], None] = log.critical,
     ) -> None:
-        """Loads all of them. `sessions`: the server's; `lost` is told, by any thread, of a device that broke. Raises LoadError."""
+        """Loads all of them. `sessions`: the server's; any thread tells `lost` of a device that broke. Raises LoadError."""
         self._config = config
         self._store = store
         self._lost = lost

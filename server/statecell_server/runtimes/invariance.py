@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from statecell.tensor import Array
 
+from statecell_server.errors import StateBudgetExceeded
 from statecell_server.runtimes import trial
 from statecell_server.runtimes.runtime import LoadError, RunError, Runtime
 
@@ -55,7 +56,7 @@ def decide(runtime: Runtime, policy: str, max_batch: int) -> Sharing:
                 return Sharing(max_batch, max_batch, 1, note=f"{seen}; so every run has {max_batch} rows and one time step")
         # Alone is not enough where a request's result would depend on how it is cut into runs.
         length = 1 if measure_variance(runtime, least, least) else None
-    except RunError as error:
+    except (RunError, StateBudgetExceeded) as error:
         raise LoadError(
             f"{runtime.spec.name} cannot be run on {runtime.device}, not even on rows of random numbers: {error}"
         ) from error

@@ -26,8 +26,15 @@ ort.set_default_logger_severity(3)
 log = logging.getLogger(__name__)
 
 
-FULL = ("Failed to allocate memory", "out of memory", "ALLOC_FAILED", "ALLOCATION_FAILED", "is smaller than requested bytes")
-"""What ONNX Runtime, CUDA, cuBLAS and cuDNN say where a device has no memory left for a run's intermediate results."""
+FULL = (
+    "Failed to allocate memory",
+    "out of memory",
+    "ALLOC_FAILED",
+    "ALLOCATION_FAILED",
+    "is smaller than requested bytes",
+    "has no room for",
+)
+"""How ONNX Runtime, CUDA, cuBLAS, cuDNN and DeviceMemory say that the device has no memory left for a run."""
 
 
 class Buffer(NamedTuple):

@@ -13,6 +13,7 @@ from statecell_server.device import Device
 from statecell_server.runtimes import driver
 from statecell_server.runtimes.device_memory import DeviceMemory
 from statecell_server.runtimes.ort_session import Buffer, blamed
+from statecell_server.runtimes.runtime import DeviceError
 
 
 class Staging:
@@ -44,10 +45,16 @@ class Staging:
         return array
 
     def mirror(self, name: str, size: int) -> DeviceMemory:
-        """At least `size` bytes on the device, the same for all runs that have an array of this name. Raises DeviceError."""
+        """At least `size` bytes on the device, for all runs that have an array of this name.
+
+        Raises StateBudgetExceeded where there is no room, DeviceLost.
+        """
         memory = self._mirrors.get(name)
         if memory is None or memory.size < size:
-            memory = self._mirrors[name] = DeviceMemory(self.device, max(size, 2 * memory.size if memory is not None else 0))
+            try:
+                memory = self._mirrors[name] = DeviceMemory(self.device, size)
+            except DeviceError as error:
+                raise blamed(error, self.device) from error
         return memory
 
 
@@ -57,7 +64,7 @@ class StagedBinding:
     def __init__(
         self, ort_session: ort.InferenceSession, staging: Staging, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]
     ) -> None:
-        """The session must run on the staging's stream. Raises DeviceError where the device has no room for the arrays."""
+        """The session must run on the staging's stream. Raises as Staging.mirror does."""
         self._ort_session, self._staging = ort_session, staging
         self._binding = ort_session.io_binding()
         self._held: list[DeviceMemory] = []

@@ -9,7 +9,7 @@ from statecell.spec import TensorSpec
 from statecell.tensor import Array
 
 from statecell_server.arena.arena import StateArena
-from statecell_server.runtimes.runtime import Runtime
+from statecell_server.runtimes.runtime import LoadError, RunError, Runtime
 
 
 def draw(rng: np.random.Generator, tensor: TensorSpec, steps: int, rows: int) -> Array:
@@ -41,8 +41,12 @@ def run(
 
 
 def seconds(runtime: Runtime, rows: int, least: int = 7, budget: float = 0.1) -> float:
-    """What a step of `rows` rows takes, x in and y out: the median of `least` runs, of more where `budget` allows."""
+    """What a step of `rows` rows takes, x in and y out: the median of `least` runs, of more where `budget` allows.
+
+    Of one row, where the model takes no more. Raises LoadError where it cannot be run.
+    """
     spec, rng = runtime.spec, np.random.default_rng(0)
+    rows = rows if spec.has_batch else 1
     within = arena(runtime, rows)
     slots = within.allocate(2 * rows)
     within.reserve(within.capacity)
@@ -54,6 +58,9 @@ def seconds(runtime: Runtime, rows: int, least: int = 7, budget: float = 0.1) ->
     began = time.perf_counter()
     while len(times) < least + 2 or time.perf_counter() - began < budget:
         start = time.perf_counter()
-        within.run(plan, slots[:rows], slots[rows:])
+        try:
+            within.run(plan, slots[:rows], slots[rows:])
+        except RunError as error:
+            raise LoadError(f"{spec.name} cannot be run on {runtime.device}: {error}") from error
         times.append(time.perf_counter() - start)
     return statistics.median(times[2:])  # the first ones load kernels

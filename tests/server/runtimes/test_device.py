@@ -13,7 +13,7 @@ import pytest
 from statecell.v1 import inference_pb2 as pb
 from statecell_server.config import Config, ConfigError
 from statecell_server.device import Device
-from statecell_server.runtimes import cuda
+from statecell_server.runtimes import cuda, driver
 from statecell_server.runtimes.onnx import OnnxRuntime
 from statecell_server.runtimes.ort_session import cuda_options, strays
 from statecell_server.runtimes.runtime import DeviceError
@@ -27,7 +27,8 @@ GPU_PYTHON = Path(os.environ.get("STATECELL_GPU_PYTHON", Path(__file__).parents[
 gpu_build = pytest.mark.skipif(
     not GPU_PYTHON.exists(), reason=f"there is no {GPU_PYTHON}: make venv-gpu installs onnxruntime-gpu there (no GPU needed)"
 )
-no_driver = pytest.mark.skipif(Path("/proc/driver/nvidia").exists(), reason="this machine has an NVIDIA driver")
+no_driver = pytest.mark.skipif(driver.devices() > 0, reason="this machine has a GPU")
+on_a_gpu = pytest.mark.skipif(driver.devices() == 0, reason="this machine has no GPU that its driver can use")
 
 
 def refusal(*flags: str, models: Path, python: Path = Path(sys.executable)) -> str:
@@ -184,7 +185,7 @@ def test_the_gpu_build_serves_the_graph_arena_on_the_cpu_without_torch(serve: Se
 
 
 @gpu_build
-@pytest.mark.skipif(not Path("/proc/driver/nvidia").exists(), reason="this machine has no NVIDIA driver")
+@on_a_gpu
 @pytest.mark.parametrize("arena", ["graph", "host"])
 def test_on_a_gpu_steps_snapshots_and_forks_are_what_they_are_on_the_cpu(serve: Serve, arena: str) -> None:
     x = np.random.default_rng(0).standard_normal((20, 2, 10), dtype=np.float32)
