@@ -82,7 +82,7 @@ def probe(name: str, device: str, seconds: float) -> dict[str, Any]:
 
 def bench(device: str, seconds: float, out: Path) -> dict[str, Any]:
     """bench/cuda.py in the time that is left; it writes a JSON of its own beside ours."""
-    command = [sys.executable, "bench/cuda.py", "--device", device, "--limit", str(max(seconds - 40, 10)), "--out", str(out)]
+    command = [sys.executable, "bench/cuda.py", "--device", device, "--limit", str(max(seconds - 30, 10)), "--out", str(out)]
     code, printed, logged = _run([*command, "--seconds", "0.3"], seconds)
     last = (printed.strip().splitlines() or logged.strip().splitlines() or ["nothing was said"])[-1]
     return {"holds": code == 0, "said": f"exit code {code}: {last}", "figures": {"printed": printed, "log": logged[-2000:]}}

@@ -81,8 +81,6 @@ class StagedBinding:
             self._binding.bind_output(name, *bound)
             if bound is not buffer:
                 self._to_host.append((ctypes.c_void_p(buffer.address), ctypes.c_uint64(bound.address), size, stream))
-        self._options = ort.RunOptions()
-        self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
 
     def _on_device(self, name: str, buffer: Buffer) -> tuple[Buffer, ctypes.c_size_t]:
         size = int(np.prod(buffer.shape, dtype=np.int64)) * np.dtype(buffer.dtype).itemsize
@@ -100,7 +98,7 @@ class StagedBinding:
             driver.enter(device.index)
             for arguments in self._to_device:
                 driver.call("cuMemcpyHtoDAsync_v2", *arguments)
-            self._ort_session.run_with_iobinding(self._binding, self._options)
+            self._ort_session.run_with_iobinding(self._binding)
             for arguments in self._to_host:
                 driver.call("cuMemcpyDtoHAsync_v2", *arguments)
             driver.call("cuStreamSynchronize", stream)
