@@ -29,7 +29,7 @@ $(STAMP): requirements-dev.txt protos/pyproject.toml export/pyproject.toml serve
 
 venv-gpu:  ## Install the server with onnxruntime-gpu, without CUDA's libraries, into .venv-gpu: tests see it refuse
 	test -x .venv-gpu/bin/python || $(PYTHON) -m venv .venv-gpu
-	.venv-gpu/bin/pip install --quiet -e ./protos -e ./server "onnxruntime-gpu>=1.31" "onnx>=1.17"
+	.venv-gpu/bin/pip install --quiet -e ./protos -e ./server "onnxruntime-gpu>=1.31"
 
 train: $(STAMP)  ## Train the example models again from their seeds
 	$(BIN)/python -m statecell_examples.charlm.train

@@ -3,7 +3,7 @@
 import numpy as np
 from statecell.tensor import Array
 from statecell_server.device import Device
-from statecell_server.runtimes.onnx_graph import GraphRuntime
+from statecell_server.runtimes.onnx_device import DeviceRuntime
 from torch import nn
 
 from bench.cuda_steps import reference
@@ -63,7 +63,7 @@ def bits(device: Device) -> Finding:
 class Sweep:
     """The same few rows in runs of every size."""
 
-    def __init__(self, runtime: GraphRuntime, top: int, lengths: tuple[int, ...]) -> None:
+    def __init__(self, runtime: DeviceRuntime, top: int, lengths: tuple[int, ...]) -> None:
         """Runs of `top` rows at most."""
         hidden, rng = int(runtime.spec.outputs[0].shape[-1]), np.random.default_rng(0)
         self._runtime, self._lengths = runtime, lengths

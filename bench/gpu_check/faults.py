@@ -13,7 +13,7 @@ from statecell.v1 import inference_pb2 as pb
 from statecell.v1 import inference_pb2_grpc
 from statecell_server.device import Device
 from statecell_server.runtimes import driver
-from statecell_server.runtimes.onnx_graph import GraphRuntime
+from statecell_server.runtimes.onnx_device import DeviceRuntime
 
 from bench.gpu_check.finding import Finding
 from bench.gpu_check.models import arena, exported, loaded, step
@@ -35,7 +35,7 @@ def two_threads(device: Device) -> Finding:
     return Finding(wrong == 0, f"{wrong} of {2 * STEPS} steps differ", {"wrong": wrong, "steps": 2 * STEPS})
 
 
-def _walk(runtime: GraphRuntime) -> list[Array]:
+def _walk(runtime: DeviceRuntime) -> list[Array]:
     within = arena(runtime, 64)
     here, there, rng = list(range(1, 17)), list(range(17, 33)), np.random.default_rng(0)
     within.write(here, [s.fresh(16) for s in runtime.spec.states])

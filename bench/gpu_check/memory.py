@@ -11,7 +11,7 @@ from statecell_server.arena.arena import StateArena
 from statecell_server.device import Device
 from statecell_server.runtimes import driver
 from statecell_server.runtimes.device_memory import DeviceMemory
-from statecell_server.runtimes.onnx_graph import GraphRuntime
+from statecell_server.runtimes.onnx_device import DeviceRuntime
 from statecell_server.runtimes.runtime import DeviceError
 
 from bench.gpu_check.finding import Finding
@@ -96,7 +96,7 @@ def large_growth(device: Device) -> Finding:
     return Finding(not wrong and same, said, figures)
 
 
-def _same_at_both_ends(runtime: GraphRuntime, within: StateArena, rows: int, hidden: int) -> bool:
+def _same_at_both_ends(runtime: DeviceRuntime, within: StateArena, rows: int, hidden: int) -> bool:
     rng = np.random.default_rng(0)
     x, state = (rng.standard_normal((1, 8, hidden)).astype(np.float32) for _ in range(2))
     found = []

@@ -10,7 +10,7 @@ import torch
 from statecell.tensor import Array
 from statecell_server.arena.arena import StateArena
 from statecell_server.device import Device
-from statecell_server.runtimes.onnx_graph import GraphRuntime
+from statecell_server.runtimes.onnx_device import DeviceRuntime
 from torch import nn
 
 FOLDER = Path(__file__).parents[1] / ".cache" / "gpu-check"
@@ -29,12 +29,12 @@ def exported(kind: str, hidden: int, layers: int = 1) -> tuple[Path, nn.RNNBase]
     return path, module
 
 
-def loaded(device: Device, kind: str, hidden: int, layers: int = 1, memory: int = 0) -> GraphRuntime:
-    """On the device, with its states in the graph."""
-    return GraphRuntime(exported(kind, hidden, layers)[0], 1, device, memory)
+def loaded(device: Device, kind: str, hidden: int, layers: int = 1, memory: int = 0) -> DeviceRuntime:
+    """On the device, with its states there."""
+    return DeviceRuntime(exported(kind, hidden, layers)[0], 1, device, memory)
 
 
-def arena(runtime: GraphRuntime, rows: int) -> StateArena:
+def arena(runtime: DeviceRuntime, rows: int) -> StateArena:
     """With room for `rows` slots beside the initial one, all of them there."""
     row = sum(s.fresh().nbytes for s in runtime.spec.states)
     made = runtime.arena(max(rows, 1) * row, 1)
@@ -43,7 +43,7 @@ def arena(runtime: GraphRuntime, rows: int) -> StateArena:
     return made
 
 
-def step(runtime: GraphRuntime, within: StateArena, x: Array, sources: Sequence[int], slots: Sequence[int]) -> Array:
+def step(runtime: DeviceRuntime, within: StateArena, x: Array, sources: Sequence[int], slots: Sequence[int]) -> Array:
     """x [seq_len, batch, input_size] -> y, a copy."""
     plan = runtime.plan(x.shape[0], x.shape[1])
     np.copyto(plan.inputs[0], x)

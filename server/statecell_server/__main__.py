@@ -101,7 +101,7 @@ def serve(
     ] = "0",
     state_arena: Annotated[
         str,
-        typer.Option(help="Where states are: host, graph (in the model's graph, on its device), or auto: graph on a GPU."),
+        typer.Option(help="Where states are: host, device (in the memory of the model's device), or auto: device on a GPU."),
     ] = DEFAULTS.state_arena,
     batch_variance: Annotated[
         str,

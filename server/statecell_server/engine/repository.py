@@ -29,13 +29,7 @@ def load(folder: Path, runtime: str, device: Device, config: Config) -> Runtime:
     if device.kind == "auto":
         return _load_anywhere(folder, runtime, config)
     if runtime == "onnxruntime":
-        try:
-            return _onnx(device, config)(folder / "model.onnx", config.threads, device, _rest(device, config))
-        except ImportError as error:
-            raise LoadError(
-                f"{folder} is to have its states in the graph, and there is no onnx here: pip install 'statecell-server[gpu]', "
-                "or pip install onnx for a server on the CPU"
-            ) from error
+        return _onnx(device, config)(folder / "model.onnx", config.threads, device, _rest(device, config))
     if device.kind != "cpu":
         raise LoadError(f"{folder} is to run in TorchScript, which is here for the CPU only: --device {folder.parent.name}=cpu")
     try:
@@ -48,10 +42,10 @@ def load(folder: Path, runtime: str, device: Device, config: Config) -> Runtime:
 
 
 def _onnx(device: Device, config: Config) -> "type[OnnxRuntime]":
-    if config.state_arena == "graph" or (config.state_arena == "auto" and device.kind == "cuda"):
-        from statecell_server.runtimes.onnx_graph import GraphRuntime
+    if config.state_arena == "device" or (config.state_arena == "auto" and device.kind == "cuda"):
+        from statecell_server.runtimes.onnx_device import DeviceRuntime
 
-        return GraphRuntime
+        return DeviceRuntime
     from statecell_server.runtimes.onnx import OnnxRuntime
 
     return OnnxRuntime

@@ -13,12 +13,15 @@ from statecell_server.runtimes import cuda
 from statecell_server.runtimes.ort_session import Binding, Buffer, host, open_session, require, strays
 from statecell_server.runtimes.runtime import LoadError, Plan, Runtime, Sides, read_spec
 from statecell_server.runtimes.staging import StagedBinding, Staging
+from statecell_server.runtimes.stream import stream
 
 
 class OnnxRuntime(Runtime):
     """On one device, with `threads` threads within a run; a run takes its arrays from the host and leaves its own there."""
 
     name = "onnxruntime"
+    staged = False
+    """Whether arrays take the way over a device's buffers on the CPU too."""
 
     def __init__(self, path: Path, threads: int = 1, device: Device | None = None, memory: int = 0) -> None:
         """`memory`: see open_session. Raises LoadError, and DeviceError where it is the device's."""
@@ -28,11 +31,9 @@ class OnnxRuntime(Runtime):
             require(self._place)
         try:
             content = path.read_bytes()
-            self._staging = Staging(self._place) if self._place.kind == "cuda" else None
-            stream = self._staging.stream.value or 0 if self._staging is not None else 0
-            self._ort_session = open_session(
-                self._graph(content, path), self._place, threads=threads, memory=memory, stream=stream
-            )
+            self._staging = Staging(stream(self._place)) if self.staged or self._place.kind == "cuda" else None
+            address = self._staging.stream.address if self._staging is not None else 0
+            self._ort_session = open_session(content, self._place, threads=threads, memory=memory, stream=address)
         except LoadError:
             raise
         except Exception as error:
@@ -44,10 +45,6 @@ class OnnxRuntime(Runtime):
             self.note = "; ".join(filter(None, (cuda.described(self._place.index), away)))
         self.spec = read_spec(self._ort_session.get_modelmeta().custom_metadata_map.get(SPEC_KEY), path)
         self._check(path)
-
-    def _graph(self, content: bytes, path: Path) -> bytes:  # noqa: ARG002
-        """What ONNX Runtime is to run in place of the file's content."""
-        return content
 
     def _check(self, path: Path) -> None:
         """The graph must have what the spec promises; what it lacks would fail at the first call otherwise."""
@@ -66,14 +63,12 @@ class OnnxRuntime(Runtime):
         return [t.name for t in (*inputs, *states)], [t.name for t in (*outputs, *next_states)]
 
     def _room(self, size: int, dtype: str) -> Array:
-        return super()._room(size, dtype) if self._staging is None else self._staging.array(size, dtype)
+        return super()._room(size, dtype) if self._staging is None else self._staging.stream.array(size, dtype)
 
     def _bind(self, sides: Sides, arrays: Sequence[Sequence[Array]]) -> Any:
-        return self._bound(*self._buffers_of(sides, arrays), feed=False)
-
-    def _bound(self, inputs: dict[str, Buffer], outputs: dict[str, Buffer], *, feed: bool) -> Binding | StagedBinding:
+        inputs, outputs = self._buffers_of(sides, arrays)
         if self._staging is None:
-            return Binding(self._ort_session, self._place, inputs, outputs, feed=feed)
+            return Binding(self._ort_session, inputs, outputs)
         return StagedBinding(self._ort_session, self._staging, inputs, outputs)
 
     @staticmethod

@@ -121,38 +121,19 @@ def require(device: Device) -> None:
 
 
 class Binding:
-    """The buffers of a run, to be run any number of times; any thread may run its own."""
+    """The buffers of a run on the CPU, to be run any number of times."""
 
-    def __init__(
-        self,
-        ort_session: ort.InferenceSession,
-        device: Device,
-        inputs: Mapping[str, Buffer],
-        outputs: Mapping[str, Buffer],
-        *,
-        feed: bool,
-    ) -> None:
-        """`feed`: whether inputs of the host have to be bound again for each run.
-
-        A session on a GPU copies them when they are bound, and never looks at them again.
-        """
-        self._ort_session, self._device = ort_session, device
+    def __init__(self, ort_session: ort.InferenceSession, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
+        self._ort_session = ort_session
         self._binding = ort_session.io_binding()
-        self._fed = [(name, *buffer) for name, buffer in inputs.items() if buffer.kind == "cpu"] if feed else []
         for name, buffer in inputs.items():
             self._binding.bind_input(name, *buffer)
         for name, buffer in outputs.items():
             self._binding.bind_output(name, *buffer)
 
     def run(self) -> None:
-        """From the inputs as they are now. Raises RunError, StateBudgetExceeded, DeviceLost."""
+        """From the inputs as they are now. Raises RunError."""
         try:
-            if self._fed:
-                for arguments in self._fed:
-                    self._binding.bind_input(*arguments)
-                self._binding.synchronize_inputs()
             self._ort_session.run_with_iobinding(self._binding)
-            if self._fed:
-                self._binding.synchronize_outputs()
         except Exception as error:
-            raise blamed(error, self._device) from error
+            raise RunError(str(error)) from error

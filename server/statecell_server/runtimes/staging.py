@@ -1,48 +1,49 @@
-"""Staging: the way of a run's arrays between the host and a GPU."""
+"""Staging: the way of a run's arrays between the host and a device."""
 
-import ctypes
-import weakref
 from collections.abc import Mapping
-from typing import Any
+from math import prod
+from typing import Any, Protocol
 
 import numpy as np
-import onnxruntime as ort
-from statecell.tensor import Array
 
-from statecell_server.device import Device
-from statecell_server.runtimes import driver
 from statecell_server.runtimes.device_memory import DeviceMemory
 from statecell_server.runtimes.ort_session import Buffer, blamed
 from statecell_server.runtimes.runtime import DeviceError
+from statecell_server.runtimes.stream import Stream
+
+
+class Rows(Protocol):
+    """The states of a run: in buffers on the device, which it fills from an arena and empties into it."""
+
+    @property
+    def inputs(self) -> Mapping[str, Buffer]:
+        """By name."""
+
+    @property
+    def outputs(self) -> Mapping[str, Buffer]:
+        """By name."""
+
+    @property
+    def slots(self) -> Mapping[str, Buffer]:
+        """Arrays of the host, whose copies on the device say which rows of the arena."""
+
+    def gather(self) -> None:
+        """Begins to fill the inputs."""
+
+    def scatter(self) -> None:
+        """Begins to empty the outputs."""
 
 
 class Staging:
-    """Page-locked arrays of the host, a buffer on the device for each, and the one stream that copies and runs follow.
+    """A buffer on the device for each array of a runtime, which all of its runs share, and the stream that they follow.
 
     ONNX Runtime would take memory of the device for what is bound on the host, copy it from pages that may move, and wait for
     the whole device, in each run. Here a run is a few copies, the model, a few copies, and one wait for this stream.
     """
 
-    def __init__(self, device: Device) -> None:
-        """Raises CudaError."""
-        self.device = device
-        self._mirrors: dict[str, DeviceMemory] = {}
-        stream = ctypes.c_void_p()
-        driver.enter(device.index)
-        driver.call("cuStreamCreate", ctypes.byref(stream), 1)  # 1: it waits for no other stream
+    def __init__(self, stream: Stream) -> None:
         self.stream = stream
-
-    def array(self, size: int, dtype: str) -> Array:
-        """[size] of zeros that the device can copy from and to by itself. Raises CudaError."""
-        pointer, count = ctypes.c_void_p(), max(size, 1) * np.dtype(dtype).itemsize
-        driver.enter(self.device.index)
-        driver.call("cuMemHostAlloc", ctypes.byref(pointer), ctypes.c_size_t(count), 0)
-        assert pointer.value is not None
-        memory = (ctypes.c_uint8 * count).from_address(pointer.value)
-        weakref.finalize(memory, _unlock, self.device.index, pointer)
-        array: Array = np.ctypeslib.as_array(memory).view(dtype)[:size]
-        array[...] = 0
-        return array
+        self._mirrors: dict[str, DeviceMemory] = {}
 
     def mirror(self, name: str, size: int) -> DeviceMemory:
         """At least `size` bytes on the device, for all runs that have an array of this name.
@@ -52,64 +53,68 @@ class Staging:
         memory = self._mirrors.get(name)
         if memory is None or memory.size < size:
             try:
-                memory = self._mirrors[name] = DeviceMemory(self.device, size)
+                memory = self._mirrors[name] = DeviceMemory(self.stream.device, size)
             except DeviceError as error:
-                raise blamed(error, self.device) from error
+                raise blamed(error, self.stream.device) from error
         return memory
 
 
+def size(buffer: Buffer) -> int:
+    """Bytes."""
+    return prod(buffer.shape) * int(np.dtype(buffer.dtype).itemsize)
+
+
 class StagedBinding:
-    """A run whose arrays of the host have their buffers on the device, bound once. For one thread at a time."""
+    """A run whose inputs and outputs have their buffers on the device, bound once. For one thread at a time."""
 
     def __init__(
-        self, ort_session: ort.InferenceSession, staging: Staging, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]
+        self,
+        ort_session: Any,
+        staging: Staging,
+        inputs: Mapping[str, Buffer],
+        outputs: Mapping[str, Buffer],
+        rows: Rows | None = None,
     ) -> None:
-        """The session must run on the staging's stream. Raises as Staging.mirror does."""
-        self._ort_session, self._staging = ort_session, staging
+        """`inputs` and `outputs` are arrays of the host; the session runs on the staging's stream. Raises as mirror does."""
+        self._ort_session, self._staging, self._rows = ort_session, staging, rows
         self._binding = ort_session.io_binding()
         self._held: list[DeviceMemory] = []
-        self._to_device: list[tuple[Any, ...]] = []
-        self._to_host: list[tuple[Any, ...]] = []
-        stream = staging.stream
-        for name, buffer in inputs.items():
-            bound, size = self._on_device(f"in:{name}", buffer)
-            self._binding.bind_input(name, *bound)
-            if bound is not buffer:
-                self._to_device.append((ctypes.c_uint64(bound.address), ctypes.c_void_p(buffer.address), size, stream))
-        for name, buffer in outputs.items():
-            bound, size = self._on_device(f"out:{name}", buffer)
-            self._binding.bind_output(name, *bound)
-            if bound is not buffer:
-                self._to_host.append((ctypes.c_void_p(buffer.address), ctypes.c_uint64(bound.address), size, stream))
+        self._to_device = [(self._mirror(name, b).address, b.address, size(b)) for name, b in inputs.items()]
+        self._to_host = [(b.address, self._mirror(name, b).address, size(b)) for name, b in outputs.items()]
+        for (name, buffer), copy in zip(inputs.items(), self._to_device, strict=True):
+            self._binding.bind_input(name, *self._on_device(buffer, copy[0]))
+        for (name, buffer), copy in zip(outputs.items(), self._to_host, strict=True):
+            self._binding.bind_output(name, *self._on_device(buffer, copy[1]))
+        if rows is not None:
+            self._to_device += [(self._mirror(name, b).address, b.address, size(b)) for name, b in rows.slots.items()]
+            for name, buffer in rows.inputs.items():
+                self._binding.bind_input(name, *buffer)
+            for name, buffer in rows.outputs.items():
+                self._binding.bind_output(name, *buffer)
 
-    def _on_device(self, name: str, buffer: Buffer) -> tuple[Buffer, ctypes.c_size_t]:
-        size = int(np.prod(buffer.shape, dtype=np.int64)) * np.dtype(buffer.dtype).itemsize
-        if buffer.kind != "cpu":
-            return buffer, ctypes.c_size_t(size)
-        device = self._staging.device
-        memory = self._staging.mirror(name, size)
-        self._held.append(memory)
-        return Buffer(device.kind, device.index, buffer.dtype, buffer.shape, memory.address), ctypes.c_size_t(size)
+    def _mirror(self, name: str, buffer: Buffer) -> DeviceMemory:
+        memory = self._staging.mirror(name, size(buffer))
+        self._held.append(memory)  # it may be replaced by a larger one for other runs
+        return memory
+
+    def _on_device(self, buffer: Buffer, address: int) -> Buffer:
+        device = self._staging.stream.device
+        return Buffer(device.kind, device.index, buffer.dtype, buffer.shape, address)
 
     def run(self) -> None:
         """From the arrays as they are now. Raises RunError, StateBudgetExceeded, DeviceLost."""
-        device, stream = self._staging.device, self._staging.stream
+        stream, rows = self._staging.stream, self._rows
         try:
-            driver.enter(device.index)
-            for arguments in self._to_device:
-                driver.call("cuMemcpyHtoDAsync_v2", *arguments)
+            stream.enter()
+            for copy in self._to_device:
+                stream.copy(*copy)
+            if rows is not None:
+                rows.gather()
             self._ort_session.run_with_iobinding(self._binding)
-            for arguments in self._to_host:
-                driver.call("cuMemcpyDtoHAsync_v2", *arguments)
-            driver.call("cuStreamSynchronize", stream)
+            if rows is not None:
+                rows.scatter()
+            for copy in self._to_host:
+                stream.copy(*copy)
+            stream.wait()
         except Exception as error:
-            raise blamed(error, device) from error
-
-
-def _unlock(index: int, pointer: ctypes.c_void_p) -> None:
-    """A device that is broken says so elsewhere."""
-    try:
-        driver.enter(index)
-        driver.call("cuMemFreeHost", pointer)
-    except driver.CudaError:
-        pass
+            raise blamed(error, stream.device) from error

@@ -175,8 +175,8 @@ def test_the_gpu_build_without_a_gpu_takes_the_cpu_on_auto_and_says_so_in_log_an
 
 
 @gpu_build
-def test_the_gpu_build_serves_the_graph_arena_on_the_cpu_without_torch(serve: Serve) -> None:
-    with serve("--state-arena", "graph", python=GPU_PYTHON) as server:
+def test_the_gpu_build_serves_the_device_arena_on_the_cpu_without_torch(serve: Serve) -> None:
+    with serve("--state-arena", "device", python=GPU_PYTHON) as server:
         caller = Caller(server.address)
         session = caller.create("lstm", 2)
         assert caller.step(session, np.ones((3, 2, 10), np.float32), 0).shape == (3, 2, 20)
@@ -186,7 +186,7 @@ def test_the_gpu_build_serves_the_graph_arena_on_the_cpu_without_torch(serve: Se
 
 @gpu_build
 @on_a_gpu
-@pytest.mark.parametrize("arena", ["graph", "host"])
+@pytest.mark.parametrize("arena", ["device", "host"])
 def test_on_a_gpu_steps_snapshots_and_forks_are_what_they_are_on_the_cpu(serve: Serve, arena: str) -> None:
     x = np.random.default_rng(0).standard_normal((20, 2, 10), dtype=np.float32)
     shown = []

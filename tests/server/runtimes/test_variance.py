@@ -37,7 +37,7 @@ def varying(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.mark.parametrize("arena", ["host", "graph"])
+@pytest.mark.parametrize("arena", ["host", "device"])
 def test_each_policy_says_what_it_does(varying: Path, arena: str) -> None:
     found = {}
     for policy in ("auto", "alone", "pad", "share"):
@@ -52,7 +52,7 @@ def test_each_policy_says_what_it_does(varying: Path, arena: str) -> None:
     assert found["share"].variance, "GetModel must not call it invariant"
 
 
-@pytest.mark.parametrize("arena", ["host", "graph"])
+@pytest.mark.parametrize("arena", ["host", "device"])
 @pytest.mark.parametrize("policy", ["alone", "pad"])
 async def test_a_step_gives_the_same_bits_whoever_steps_beside_it(varying: Path, arena: str, policy: str) -> None:
     engine = Engine(Config(models=varying, state_arena=arena, batch_variance=policy, max_batch=16))
