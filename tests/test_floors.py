@@ -11,8 +11,8 @@ FLOORS = [
     {"config", "arena", "inputs", "snapshot", "record", "reply", "front.headers"},
     {"host_arena", "front.messages"},
     {"runtime", "front.call"},
-    {"ort_session", "torchscript_runtime", "invariance", "sessions", "store", "front.outflow"},
-    {"onnx_runtime", "device_arena", "step", "spill", "valkey_store", "guarded_store", "front.inflow", "front.peer"},
+    {"ort_session", "state_graph", "torchscript_runtime", "invariance", "sessions", "store", "front.outflow"},
+    {"onnx_runtime", "graph_arena", "step", "spill", "valkey_store", "guarded_store", "front.inflow", "front.peer"},
     {"graph_runtime", "scheduler", "executor", "journal", "allotment", "front.connection"},
     {"ledger", "front.server"},
     {"runner"},
@@ -94,7 +94,9 @@ def test_the_core_knows_neither_protobuf_nor_grpc(name: str) -> None:
     assert not any(module.startswith(("statecell.v1", "statecell.oip")) for module in imports(server_modules()[name]))
 
 
-@pytest.mark.parametrize(("library", "module"), [("onnxruntime", "ort_session"), ("torch", "torchscript_runtime")])
+@pytest.mark.parametrize(
+    ("library", "module"), [("onnxruntime", "ort_session"), ("onnx", "state_graph"), ("torch", "torchscript_runtime")]
+)
 def test_one_module_knows_a_library(library: str, module: str) -> None:
     knowing = {name for name, path in server_modules().items() if library in {m.split(".")[0] for m in imports(path)}}
     assert knowing == {module}

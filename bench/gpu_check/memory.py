@@ -128,12 +128,15 @@ def full(device: Device) -> Finding:
     state = np.random.default_rng(0).standard_normal((1, 8, 1024)).astype(np.float32)
     within.write(slots, [state, state])
     x = np.ones((1, 8, 1024), np.float32)
-    before = step(runtime, within, x, slots, list(range(9, 17)))
+    for _ in range(3):  # only the second run of a size has all the memory that it goes on needing
+        before = step(runtime, within, x, slots, list(range(9, 17)))
+    runtime.plan(32, 64)  # its buffers are there, ONNX Runtime's own memory for it is not
     taken = _fill(device)
     refused = {}
     for what, attempt in (
         ("growing", lambda: within.reserve(1 << 17)),
-        ("a large run", lambda: step(runtime, within, np.ones((256, 64, 1024), np.float32), [0] * 64, list(range(17, 81)))),
+        ("a run", lambda: step(runtime, within, np.ones((32, 64, 1024), np.float32), [0] * 64, list(range(17, 81)))),
+        ("a larger one", lambda: step(runtime, within, np.ones((64, 64, 1024), np.float32), [0] * 64, list(range(17, 81)))),
     ):
         try:
             attempt()

@@ -1,5 +1,6 @@
 """Staging: the way of a run's arrays between the host and a device."""
 
+import ctypes
 from collections.abc import Mapping
 from math import prod
 from typing import Any, Protocol
@@ -110,7 +111,7 @@ class StagedBinding:
                 stream.copy(*copy)
             if rows is not None:
                 rows.gather()
-            self._ort_session.run_with_iobinding(self._binding)
+            self._run()
             if rows is not None:
                 rows.scatter()
             for copy in self._to_host:
@@ -118,3 +119,13 @@ class StagedBinding:
             stream.wait()
         except Exception as error:
             raise blamed(error, stream.device) from error
+
+    def _run(self) -> None:
+        try:
+            self._ort_session.run_with_iobinding(self._binding)
+        except Exception:
+            # Never to be closed: ONNX Runtime would then give back what the run has left in a callback of CUDA's, where memory
+            # cannot be freed, and end the process.
+            if self._staging.stream.address:
+                ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._ort_session))
+            raise

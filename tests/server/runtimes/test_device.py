@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ import pytest
 from statecell.v1 import inference_pb2 as pb
 from statecell_server.config import Config, ConfigError
 from statecell_server.device import Device
+from statecell_server.engine.repository import _rest
 from statecell_server.runtimes import cuda, driver
 from statecell_server.runtimes.onnx import OnnxRuntime
 from statecell_server.runtimes.ort_session import cuda_options, strays
-from statecell_server.runtimes.runtime import DeviceError
+from statecell_server.runtimes.runtime import DeviceError, LoadError
 
 from tests.conftest import Serve
 from tests.server.caller import Caller
@@ -63,6 +65,16 @@ def test_a_gpu_is_told_to_be_exact_and_how_much_it_may_take() -> None:
         "arena_extend_strategy": "kSameAsRequested",
     }
     assert "gpu_mem_limit" not in cuda_options(Device("cuda"), 0)
+
+
+def test_the_memory_of_a_gpu_is_shared_out_between_states_and_the_rest(models: Path) -> None:
+    config = Config(models=models, state_memory=2 << 30, device_memory=4 << 30)
+    assert _rest(Device("cuda"), config) == 1 << 30, "an arena of 2 GiB takes 3 while it grows for the last time"
+    assert _rest(Device("cpu"), config) == 0
+    assert _rest(Device("cuda"), replace(config, state_arena="host")) == 4 << 30
+    assert _rest(Device("cuda"), replace(config, device_memory=0)) == 0, "no limit"
+    with pytest.raises(LoadError, match=r"--device-memory is 3221225472 bytes.*smaller --state-memory"):
+        _rest(Device("cuda"), replace(config, device_memory=3 << 30))
 
 
 def test_nodes_that_run_elsewhere_than_asked_are_counted_and_named(models: Path) -> None:
