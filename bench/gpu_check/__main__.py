@@ -24,7 +24,7 @@ from bench.gpu_check.probes import PROBES
 ROOT = Path(__file__).resolve().parents[2]
 LIMITS = {"bits": 120.0, "large growth": 90.0}
 """Seconds of a probe at most; 60 where it is not named."""
-TESTS = "tests/server/runtimes/test_device.py"
+TESTS = "tests/server/runtimes"
 
 
 def main(

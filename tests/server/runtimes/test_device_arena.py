@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 import statecell_export
 import torch
@@ -15,9 +16,11 @@ from statecell.spec import SPEC_KEY, ModelSpec, StateSpec, TensorSpec
 from statecell.tensor import Array
 from statecell.v1 import inference_pb2 as pb
 from statecell_server.config import Config
+from statecell_server.device import Device
 from statecell_server.durability.store import MemoryStore
 from statecell_server.engine.engine import Engine
 from statecell_server.errors import InputRefused, StateBudgetExceeded
+from statecell_server.runtimes import driver
 from statecell_server.runtimes.device_arena import DeviceArena
 from statecell_server.runtimes.onnx_device import DeviceRuntime
 from statecell_server.runtimes.runtime import LoadError
@@ -139,6 +142,22 @@ async def test_a_random_schedule_shows_the_same_bits_on_the_host_and_on_the_devi
         assert arena.used == 0
         await engine.stop()
     assert len(seen[0]) == len(seen[1]) > ROUNDS
+    assert all(a.dtype == b.dtype and np.array_equal(a, b) for a, b in zip(*seen, strict=True))
+
+
+@pytest.mark.skipif(
+    driver.devices() == 0 or "CUDAExecutionProvider" not in ort.get_available_providers(),
+    reason="this machine has no GPU, or this environment no onnxruntime-gpu",
+)
+@pytest.mark.parametrize("model", ["lstm", "half", "gru", "rnn", "proj", "pair", "tagger", "alone"])
+async def test_on_a_gpu_a_random_schedule_shows_the_same_bits_wherever_its_states_are(variety: Path, model: str) -> None:
+    seen = []
+    for where in ("host", "device"):
+        engine = Engine(Config(models=variety, state_arena=where, device=Device("cuda"), max_batch=16))
+        assert engine.models.get(model).runtime.device == "cuda:0"
+        await engine.start()
+        seen.append(await play(engine, model))
+        await engine.stop()
     assert all(a.dtype == b.dtype and np.array_equal(a, b) for a, b in zip(*seen, strict=True))
 
 
