@@ -1,7 +1,7 @@
 """Probes of the device's memory: what an arena costs, how it grows, and what happens where there is no room."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from statistics import median
 
@@ -119,39 +119,41 @@ def _pattern(slots: range, hidden: int) -> Array:
 
 
 def full(device: Device) -> Finding:
-    """The device is filled by others: growing and large runs are refused as its fault, states stay, room is used again."""
+    """The device is filled by others: growing and new sizes are refused as its fault, states stay, and room is used again."""
     if device.kind == "cpu":
         return Finding(True, "not tried: the host's memory is not to be filled")
     runtime = loaded(device, "LSTM", 1024)
     within = arena(runtime, 256)
-    slots = list(range(1, 9))
+    slots, others = list(range(1, 9)), list(range(9, 17))
     state = np.random.default_rng(0).standard_normal((1, 8, 1024)).astype(np.float32)
     within.write(slots, [state, state])
     x = np.ones((1, 8, 1024), np.float32)
-    for _ in range(3):  # only the second run of a size has all the memory that it goes on needing
-        before = step(runtime, within, x, slots, list(range(9, 17)))
+    before = step(runtime, within, x, slots, others)
     runtime.plan(32, 64)  # its buffers are there, ONNX Runtime's own memory for it is not
+    attempts: dict[str, Callable[[], object]] = {
+        "growing": lambda: within.reserve(1 << 17),
+        "a run": lambda: step(runtime, within, np.ones((32, 64, 1024), np.float32), [0] * 64, list(range(17, 81))),
+        "a larger one": lambda: step(runtime, within, np.ones((64, 64, 1024), np.float32), [0] * 64, list(range(17, 81))),
+    }
     taken = _fill(device)
-    refused = {}
-    for what, attempt in (
-        ("growing", lambda: within.reserve(1 << 17)),
-        ("a run", lambda: step(runtime, within, np.ones((32, 64, 1024), np.float32), [0] * 64, list(range(17, 81)))),
-        ("a larger one", lambda: step(runtime, within, np.ones((64, 64, 1024), np.float32), [0] * 64, list(range(17, 81)))),
-    ):
-        try:
-            attempt()
-            refused[what] = "was not refused"
-        except Exception as error:  # whatever it is, it is what the probe is to find
-            refused[what] = f"{type(error).__name__}: {error}"
+    refused = {what: _refusal(attempt) for what, attempt in attempts.items()}
     kept = all(np.array_equal(a, state) for a in within.read(slots))
-    still = np.array_equal(step(runtime, within, x, slots, list(range(9, 17))), before)
     taken.clear()
-    within.capacity = 1 << 17
-    within.reserve(1 << 17)
+    later = {what: _refusal(attempt) for what, attempt in attempts.items()}
     kept &= all(np.array_equal(a, state) for a in within.read(slots))
-    holds = kept and still and all(said.startswith("StateBudgetExceeded") for said in refused.values())
-    said = f"{'; '.join(f'{k}: {v[:60]}' for k, v in refused.items())}; states {'kept' if kept else 'LOST'}"
-    return Finding(holds, said, {**refused, "kept": kept, "steps go on": still})
+    same = np.array_equal(step(runtime, within, x, slots, others), before)
+    holds = kept and same and not any(later.values()) and all(r.startswith("StateBudgetExceeded") for r in refused.values())
+    said = f"{'; '.join(f'{k}: {v[:40]}' for k, v in refused.items())}; states {'kept' if kept else 'LOST'}"
+    return Finding(holds, said, {"refused": refused, "when there is room": later, "kept": kept, "the step again": same})
+
+
+def _refusal(attempt: Callable[[], object]) -> str:
+    """What it raised; "" where it went well."""
+    try:
+        attempt()
+    except Exception as error:  # whatever it is, it is what the probe is to find
+        return f"{type(error).__name__}: {error}"
+    return ""
 
 
 def _fill(device: Device) -> list[DeviceMemory]:
