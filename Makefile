@@ -84,9 +84,18 @@ clients:  ## Build the clients for Node and C++ (needs npm; cmake, g++, libgrpc+
 outside:  ## Install other people's clients, for the tests that use them (tritonclient, perf_analyzer, buf)
 	PYTHON=$(PYTHON) .ci/outside
 
+# Everything, with onnxruntime-gpu in the place of onnxruntime, which the exporter asks for: the two must never be in one environment.
+.venv-cuda/.installed: requirements-dev.txt server/pyproject.toml export/pyproject.toml
+	test -x .venv-cuda/bin/python || $(PYTHON) -m venv .venv-cuda
+	.venv-cuda/bin/pip install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -r requirements-dev.txt \
+	  -e ./protos -e "./clients/python[cli]" -e "./server[gpu,uvloop]" -e ./export
+	.venv-cuda/bin/pip uninstall --quiet --yes onnxruntime
+	.venv-cuda/bin/pip install --quiet --force-reinstall --no-deps "onnxruntime-gpu>=1.31"
+	touch $@
+
 GPU ?= cuda
-gpu-check: $(STAMP)  ## Check and measure the CUDA path on this machine's GPU (eight minutes at most; GPU=cpu to try it without)
-	$(BIN)/python -m bench.gpu_check --device $(GPU)
+gpu-check: .venv-cuda/.installed  ## Check and measure the CUDA path on this machine's GPU (eight minutes at most; GPU=cpu without one)
+	.venv-cuda/bin/python -m bench.gpu_check --device $(GPU)
 
 bench: $(STAMP)  ## Measure against the bare runtime (about seven minutes)
 	$(BIN)/python -m bench.run
@@ -103,5 +112,5 @@ image:  ## Build the server's container image (ENGINE=docker, podman or buildah)
 	ENGINE="$(ENGINE)" IMAGE="$(IMAGE)" BASE="$(BASE)" deploy/build.sh $(BUILD_FLAGS)
 
 clean:  ## Remove what the other commands made
-	rm -rf .venv .venv-gpu .venv-protos .venv-triton .venv-buf models out
+	rm -rf .venv .venv-gpu .venv-cuda .venv-protos .venv-triton .venv-buf models out
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
