@@ -15,7 +15,7 @@ SOURCES := protos export server clients/python docs tests bench
 # A .venv is of use only where it was made, and with the Python that it was made by.
 $(shell [ "$$(cat $(STAMP) 2>/dev/null)" = "$(CURDIR)" ] && $(BIN)/python -c 0 2>/dev/null || rm -f $(STAMP))
 
-.PHONY: help venv venv-gpu train export serve demo test faults lint format protos protos-check clients wheels outside bench bench-durability image clean
+.PHONY: help venv venv-gpu gpu-check train export serve demo test faults lint format protos protos-check clients wheels outside bench bench-durability image clean
 
 help:  ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,7 +31,7 @@ $(STAMP): requirements-dev.txt protos/pyproject.toml export/pyproject.toml serve
 
 venv-gpu:  ## Install the server with onnxruntime-gpu, without CUDA's libraries, into .venv-gpu: tests see it refuse
 	test -x .venv-gpu/bin/python || $(PYTHON) -m venv .venv-gpu
-	.venv-gpu/bin/pip install --quiet -e ./protos -e ./server "onnxruntime-gpu>=1.31" "onnx>=1.17"
+	.venv-gpu/bin/pip install --quiet -e ./protos -e ./server "onnxruntime-gpu>=1.31"
 
 train: $(STAMP)  ## Train the example models again from their seeds
 	$(BIN)/python -m statecell_examples.charlm.train
@@ -93,6 +93,19 @@ wheels: $(STAMP)  ## Build wheels and sdists of the four packages into dist/, an
 outside:  ## Install other people's clients, for the tests that use them (tritonclient, perf_analyzer, buf)
 	PYTHON=$(PYTHON) .ci/outside
 
+# Everything, with onnxruntime-gpu in the place of onnxruntime, which the exporter asks for: the two must never be in one environment.
+.venv-cuda/.installed: requirements-dev.txt server/pyproject.toml export/pyproject.toml
+	test -x .venv-cuda/bin/python || $(PYTHON) -m venv .venv-cuda
+	.venv-cuda/bin/pip install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -r requirements-dev.txt \
+	  -e ./protos -e "./clients/python[cli]" -e "./server[gpu,uvloop]" -e ./export
+	.venv-cuda/bin/pip uninstall --quiet --yes onnxruntime
+	.venv-cuda/bin/pip install --quiet --force-reinstall --no-deps "onnxruntime-gpu>=1.31"
+	touch $@
+
+GPU ?= cuda
+gpu-check: .venv-cuda/.installed  ## Check and measure the CUDA path on this machine's GPU (eight minutes at most; GPU=cpu without one)
+	.venv-cuda/bin/python -m bench.gpu_check --device $(GPU)
+
 bench: $(STAMP)  ## Measure against the bare runtime (about seven minutes)
 	$(BIN)/python -m bench.run
 
@@ -108,5 +121,5 @@ image:  ## Build the server's container image (ENGINE=docker, podman or buildah)
 	ENGINE="$(ENGINE)" IMAGE="$(IMAGE)" BASE="$(BASE)" deploy/build.sh $(BUILD_FLAGS)
 
 clean:  ## Remove what the other commands made
-	rm -rf .venv .venv-gpu .venv-protos .venv-triton .venv-buf models out dist
+	rm -rf .venv .venv-gpu .venv-cuda .venv-protos .venv-triton .venv-buf models out dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -34,8 +34,9 @@ from statecell.tensor import Array
 from statecell_server.device import Device
 from statecell_server.runtimes.invariance import decide
 from statecell_server.runtimes.onnx import OnnxRuntime
-from statecell_server.runtimes.onnx_graph import GraphRuntime
-from statecell_server.runtimes.ort_session import DeviceError, require
+from statecell_server.runtimes.onnx_device import DeviceRuntime
+from statecell_server.runtimes.ort_session import require
+from statecell_server.runtimes.runtime import DeviceError
 from torch import nn
 
 from bench.cuda_steps import ArenaStep, CapturedStep, Form, TorchStep, reference
@@ -44,7 +45,7 @@ SHAPES = {"1x128": (1, 128), "1x512": (1, 512), "2x1024": (2, 1024)}
 """num_layers and hidden_size; input_size is hidden_size."""
 BATCHES = {"cuda": (1, 4, 16, 64, 256, 1024, 4096), "cpu": (1, 8, 32)}
 MAY_BE_ABSENT = ("CUDA graph", "torch")
-HALF = "graph arena, float16"
+HALF = "device arena, float16"
 CHECKED = (8, 16)
 """seq_len and batch of the check."""
 ALLOWED = {"float32": 2e-5, "float16": 2e-2}
@@ -83,7 +84,7 @@ class Model:
 
     shape: str
     module: nn.LSTM
-    graph: GraphRuntime
+    runtime: DeviceRuntime
     forms: dict[str, Callable[[int], Form]]
 
     @classmethod
@@ -95,15 +96,15 @@ class Model:
             statecell_export.export(module, torch.randn(2, 2, hidden), name=f"{shape}-{form}", out=folder, form=form)
         float32, float16 = (folder / f"{shape}-{form}" / "1" / "model.onnx" for form in ALLOWED)
         threads = torch.get_num_threads()
-        graph = GraphRuntime(float32, threads, device)
+        runtime = DeviceRuntime(float32, threads, device)
         forms: dict[str, Callable[[int], Form]] = {
-            "graph arena": partial(ArenaStep, graph),
+            "device arena": partial(ArenaStep, runtime),
             "host arena": partial(ArenaStep, OnnxRuntime(float32, threads, device)),
             "CUDA graph": partial(CapturedStep, float32, device),
             "torch": partial(TorchStep, module, device),
-            HALF: partial(ArenaStep, GraphRuntime(float16, threads, device)),
+            HALF: partial(ArenaStep, DeviceRuntime(float16, threads, device)),
         }
-        return cls(shape, module, graph, forms)
+        return cls(shape, module, runtime, forms)
 
     def least_bytes(self, batch: int) -> int:
         """Every weight once; x, y, and each state in and out, for every row."""
@@ -199,7 +200,7 @@ def main(
         models = [Model.load(name, Path(folder), place) for name in track(shape or SHAPES, "Exporting", console=console)]
         checked = [check(model, report) for model in track(models, "Checking", console=console)]
         for model in models:
-            report.invariance[model.shape] = decide(model.graph, "pad", 256).note or "batch invariant"
+            report.invariance[model.shape] = decide(model.runtime, "pad", 256).note or "batch invariant"
         cells = [(model, batch) for model in models for batch in BATCHES[place.kind]]
         for model, batch in track(cells, "Measuring", console=console):
             if time.monotonic() - began < limit:

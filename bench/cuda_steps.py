@@ -8,9 +8,10 @@ import onnxruntime as ort
 import torch
 from statecell.tensor import Array
 from statecell_server.device import Device
+from statecell_server.runtimes.device_memory import DeviceMemory
 from statecell_server.runtimes.onnx import OnnxRuntime
 from statecell_server.runtimes.ort_session import cuda_options
-from statecell_server.runtimes.state_graph import arena, arena_shape, indices, lead, next_arena, with_arena
+from statecell_server.runtimes.stream import stream
 from torch import nn
 
 
@@ -22,7 +23,7 @@ class Form(Protocol):
 
 
 class ArenaStep:
-    """A step as the server makes it, with the arena on the host or in the graph."""
+    """A step as the server makes it, with the arena on the host or on the device."""
 
     def __init__(self, runtime: OnnxRuntime, batch: int) -> None:
         row_bytes = sum(s.fresh().nbytes for s in runtime.spec.states)
@@ -43,47 +44,48 @@ class ArenaStep:
 
 
 class CapturedStep:
-    """The graph with its arena as a CUDA graph: every buffer fixed on the device, x and the rows copied into theirs."""
+    """The model as a CUDA graph: every buffer fixed on the device, x copied into its own, the next states over the states.
+
+    Safe for one size of a run only: a captured copy goes on reading memory that other runs of the session may use meanwhile.
+    """
 
     def __init__(self, path: Path, device: Device, batch: int) -> None:
-        """For an LSTM: both its states have the same rows."""
         self._device = device
-        content, options = with_arena(path.read_bytes(), path), cuda_options(device, 0) | {"enable_cuda_graph": "1"}
+        options = cuda_options(device, 0) | {"enable_cuda_graph": "1"}
         providers = [("CUDAExecutionProvider", options)] if device.kind == "cuda" else []
         plain = ort.SessionOptions()
         plain.intra_op_num_threads = 1
-        self._session = ort.InferenceSession(content, plain, providers=[*providers, "CPUExecutionProvider"], enable_fallback=0)
+        self._session = ort.InferenceSession(path, plain, providers=[*providers, "CPUExecutionProvider"], enable_fallback=0)
         self._binding = self._session.io_binding()
-        states = OnnxRuntime(path).spec.states
-        for state in states:
-            value = self._input(arena(state), np.zeros(arena_shape(state, 2 * batch), state.dtype))
-            self._binding.bind_ortvalue_output(next_arena(state), value)
-        slots = np.random.default_rng(0).permutation(2 * batch)
-        layers = np.arange(*lead(states[0]))[:, None]
-        rows = slots * layers.size + layers  # [layers, 2 * batch]
-        self._rows = [np.ascontiguousarray(rows[:, :batch]), np.ascontiguousarray(rows[:, batch:])]
-        ((read, written),) = indices(states)
-        self._read = self._input(read.name, self._rows[0].copy())
-        self._written = self._input(written.name, self._rows[1][..., None].copy())
-        sizes = [self._session.get_inputs()[0].shape[-1], self._session.get_outputs()[0].shape[-1]]
-        self._x = self._input("x", np.zeros((1, batch, sizes[0]), np.float32))
+        spec = OnnxRuntime(path).spec
+        self._pairs = []
+        for state in spec.states:
+            before, after = (DeviceMemory(device, state.fresh(batch).nbytes) for _ in range(2))
+            fresh = self._value(state.fresh(batch))
+            self._pairs.append((before, after, fresh))
+            kind = (device.kind, device.index, np.dtype(state.dtype).type, state.sized(batch=batch))
+            self._binding.bind_input(state.input, *kind, before.address)
+            self._binding.bind_output(state.output, *kind, after.address)
+        sizes = [int(t.shape[-1]) for t in (spec.inputs[0], spec.outputs[0])]
+        self._x = self._value(np.zeros((1, batch, sizes[0]), np.float32))
         self._y = self._value(np.zeros((1, batch, sizes[1]), np.float32))
+        self._binding.bind_ortvalue_input("x", self._x)
         self._binding.bind_ortvalue_output("y", self._y)
+        self._session.run_with_iobinding(self._binding)  # captures, from whatever the states are
+        self._stream = stream(device)
+        for before, _, fresh in self._pairs:
+            self._stream.copy(before.address, fresh.data_ptr(), before.size)
+        self._stream.wait()
 
     def _value(self, array: Array) -> Any:
         return ort.OrtValue.ortvalue_from_numpy(array, self._device.kind, self._device.index)
 
-    def _input(self, name: str, array: Array) -> Any:
-        value = self._value(array)
-        self._binding.bind_ortvalue_input(name, value)
-        return value
-
     def step(self, x: Array) -> Array:
         self._x.update_inplace(x)
-        self._read.update_inplace(self._rows[0])
-        self._written.update_inplace(self._rows[1][..., None])
         self._session.run_with_iobinding(self._binding)
-        self._rows.reverse()
+        for before, after, _ in self._pairs:
+            self._stream.copy(before.address, after.address, before.size)
+        self._stream.wait()
         return np.asarray(self._y.numpy())
 
 

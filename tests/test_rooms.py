@@ -116,7 +116,6 @@ def test_only_protocols_and_transport_know_grpc_and_protobuf() -> None:
     ("library", "module"),
     [
         ("onnxruntime", "runtimes.ort_session"),
-        ("onnx", "runtimes.state_graph"),
         ("torch", "runtimes.torchscript"),
         ("valkey", "durability.valkey_store"),
     ],

@@ -5,6 +5,7 @@ The engine, and with it ONNX Runtime, is imported when it is to serve: help and 
 
 import asyncio
 import logging
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -116,7 +117,7 @@ def serve(
     ] = "0",
     state_arena: Annotated[
         str,
-        typer.Option(help="Where states are: host, graph (in the model's graph, on its device), or auto: graph on a GPU."),
+        typer.Option(help="Where states are: host, device (in the memory of the model's device), or auto: device on a GPU."),
     ] = DEFAULTS.state_arena,
     batch_variance: Annotated[
         str,
@@ -175,7 +176,7 @@ def serve(
 
 def _run(config: Config) -> None:
     from statecell_server.app import App
-    from statecell_server.runtimes.runtime import LoadError
+    from statecell_server.runtimes.runtime import DeviceLost, LoadError
     from statecell_server.transport.address import AddressError
 
     async def serve() -> None:
@@ -186,6 +187,10 @@ def _run(config: Config) -> None:
             runner.run(serve())
     except (ConfigError, LoadError, AddressError) as error:
         _fail(error)
+    except DeviceLost as error:
+        # Not by the usual way out: libraries would try to give back what is on a device that answers nothing any more.
+        print(f"statecell-server: stopped, start it again: {error}", file=sys.stderr, flush=True)
+        os._exit(1)
 
 
 def _fail(error: Exception) -> NoReturn:

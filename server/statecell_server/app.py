@@ -17,6 +17,7 @@ from statecell_server.durability.store import MemoryStore
 from statecell_server.engine.engine import Engine
 from statecell_server.protocols.oip.service import GRPCInferenceService
 from statecell_server.protocols.v1.service import InferenceService
+from statecell_server.runtimes.runtime import DeviceLost
 from statecell_server.transport import address
 from statecell_server.transport.grpcio_server import GrpcioServer
 from statecell_server.transport.http2.server import Server
@@ -38,11 +39,12 @@ class App:
         self._config = config
         address.check(config.host, config.port)  # before the models, which may take minutes
         self._store = self._guarded(config)
-        self._engine = Engine(config, self._store, self._changed)
+        self._engine = Engine(config, self._store, self._changed, self._lose)
         self._service = InferenceService(self._engine)
         self._oip_service = GRPCInferenceService(self._engine, config)
         self._health = health.aio.HealthServicer()
         self._stop = asyncio.Event()
+        self._lost = ""  # why no more can be served
         self._news = asyncio.Event()
         self._reported: set[str] = set()
 
@@ -64,7 +66,15 @@ class App:
     def _changed(self) -> None:
         self._news.set()
 
+    def _lose(self, reason: str) -> None:
+        """A device broke, as some thread has found: nothing can be run there any more by this process, but by its successor."""
+        log.critical("stopping: %s", reason)
+        self._lost = reason
+        self._loop.call_soon_threadsafe(self._stop.set)
+
     async def run(self) -> None:
+        """Raises ConfigError, and DeviceLost at the end where that was the reason for it."""
+        self._loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
         server = self._server()
@@ -89,6 +99,8 @@ class App:
             task.cancel()
         if self._store is not None:
             await self._store.close()
+        if self._lost:
+            raise DeviceLost(self._lost)
 
     def _server(self) -> Server | GrpcioServer:
         server = (Server if self._config.front == "http2" else GrpcioServer)(self._config.max_message)

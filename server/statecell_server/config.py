@@ -8,7 +8,7 @@ from statecell_server.device import Device
 
 STORES = ("valkey://", "valkeys://", "redis://", "rediss://", "unix://")
 RUNTIMES = ("onnxruntime", "torchscript")
-ARENAS = ("auto", "host", "graph")
+ARENAS = ("auto", "host", "device")
 VARIANCES = ("auto", "alone", "pad", "share")
 FRONTS = ("http2", "grpcio")
 
@@ -41,7 +41,7 @@ class Config:
     device: Device = field(default_factory=Device)
     devices: Mapping[str, Device] = field(default_factory=dict)  # of models that are not to run on `device`
     device_memory: int = 0  # for weights and intermediate results of a model on a GPU; 0: as much as they need
-    state_arena: str = "auto"  # host: NumPy arrays; graph: on the device; auto: graph on a GPU
+    state_arena: str = "auto"  # host: NumPy arrays; device: its own memory; auto: device on a GPU
     front: str = "http2"  # http2: our own; grpcio: the library's
     batch_variance: str = "auto"  # see invariance.decide; auto: pad on a GPU, alone on the CPU
 

@@ -17,7 +17,8 @@ from statecell_server.batching.gathering import GatheredStep, Row
 from statecell_server.batching.ledger import Ledger
 from statecell_server.batching.scheduler import Scheduler
 from statecell_server.batching.step import Batch, Step
-from statecell_server.errors import InternalError, StatecellError
+from statecell_server.errors import Draining, InternalError, StatecellError
+from statecell_server.runtimes.runtime import DeviceLost
 from statecell_server.sessions.session import Session
 from statecell_server.sessions.table import Residents
 
@@ -42,9 +43,11 @@ class Launcher:
         executor: Executor,
         arena: StateArena,
         sessions: Residents,
-        clock: Callable[[], float],
+        lost: Callable[[str], None],
+        *,
+        on_loop: bool,
     ) -> None:
-        """`name`: of the thread. `clock`: what tells the compute thread's work from its waiting."""
+        """`name`: of the thread. `lost` is called, by any thread, when the device breaks. `on_loop`: short runs may be made there."""
         self.name = name
         self.batches: Counter[int] = Counter()  # runs made, by their number of rows
         self.busy: Counter[int] = Counter()  # nanoseconds in them
@@ -53,7 +56,10 @@ class Launcher:
         self._executor = executor
         self._arena = arena
         self._sessions = sessions
-        self._clock = clock
+        self._lost = lost
+        self._on_loop = on_loop
+        # The compute thread's own time, where it computes: it may wait for the interpreter longer than the run takes.
+        self._clock = time.thread_time if on_loop else time.perf_counter
         self._seconds: dict[tuple[int, int], float] = {}  # what a run of (seq_len, rows) took
         self._cohort = Cohort()
         self._work: queue.SimpleQueue[Batch | float | None] = queue.SimpleQueue()
@@ -115,7 +121,7 @@ class Launcher:
         rows = batch.rows
         self.batches[rows] += 1
         self.last_run = time.time()
-        if self._seconds.get((batch.seq_len, rows), 1.0) < INLINE_SECONDS:
+        if self._on_loop and self._seconds.get((batch.seq_len, rows), 1.0) < INLINE_SECONDS:
             self._run(batch, rows, time.perf_counter)
             self._land(batch)
         else:
@@ -151,6 +157,9 @@ class Launcher:
             self._executor.run(batch)
         except StatecellError as error:
             failure = error
+        except DeviceLost as error:
+            failure = Draining(f"the server is about to stop: {error}")
+            self._lost(str(error))
         except Exception as error:
             log.exception("a run of %s failed", self.name)
             failure = InternalError(f"the run failed: {error}")

@@ -1,7 +1,7 @@
 """Runner: one version of one model, and all that keeps it running."""
 
 import logging
-import time
+from collections.abc import Callable
 
 import numpy as np
 from statecell.tensor import Array
@@ -36,9 +36,16 @@ class Runner:
     """
 
     def __init__(
-        self, name: str, version: str, runtime: Runtime, config: Config, store: StateStore | None, sessions: Sessions
+        self,
+        name: str,
+        version: str,
+        runtime: Runtime,
+        config: Config,
+        store: StateStore | None,
+        sessions: Sessions,
+        lost: Callable[[str], None],
     ) -> None:
-        """`sessions`: all that the server has."""
+        """`sessions`: all that the server has. `lost` is called, by any thread, where the model's device breaks."""
         max_batch = config.max_batch
         self.name = name
         self.version = version
@@ -56,9 +63,10 @@ class Runner:
         self.sessions = Residents(sessions, self.home)
         self.capacity = self.arena.budget + config.spill_memory // max(self.arena.row_bytes, 1)
         executor = Executor(runtime, self.arena, self.replies, self.sharing.min_batch)
-        # The compute thread's own time, where it computes: it may wait for the interpreter longer than the run takes.
-        clock = time.thread_time if runtime.device == "cpu" else time.perf_counter
-        self.launcher = Launcher(f"{name}-{version}", self.scheduler, executor, self.arena, self.sessions, clock)
+        on_loop = runtime.device == "cpu"  # while a GPU runs, the loop has better things to do than to wait for it
+        self.launcher = Launcher(
+            f"{name}-{version}", self.scheduler, executor, self.arena, self.sessions, lost, on_loop=on_loop
+        )
         self._ledger = Ledger(self.arena, self.scheduler, self.journal, self.launcher.wake)
 
     @property

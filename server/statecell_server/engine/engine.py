@@ -27,10 +27,19 @@ IDLE_SECONDS = 1.0
 class Engine:
     """Models, sessions and steps. All methods belong to the event loop."""
 
-    def __init__(self, config: Config, store: StateStore | None = None, changed: Callable[[], None] = lambda: None) -> None:
-        """Loads the models. `changed` is called when there are others. Raises runtime.LoadError."""
+    def __init__(
+        self,
+        config: Config,
+        store: StateStore | None = None,
+        changed: Callable[[], None] = lambda: None,
+        lost: Callable[[str], None] = log.critical,
+    ) -> None:
+        """Loads the models. `changed` is called when there are others, `lost`, by any thread, when a device breaks.
+
+        Raises runtime.LoadError.
+        """
         self.sessions = Sessions(config.session_ttl)
-        self.models = Repository(config, store, self.sessions)
+        self.models = Repository(config, store, self.sessions, lost)
         self._config = config
         self._changed = changed
         self._admission = Admission(self.sessions)
@@ -54,7 +63,10 @@ class Engine:
             if runner.journal is not None:
                 runner.journal.every = 1
         await asyncio.gather(*{s.saving for s in self.sessions if s.saving is not None})
-        await asyncio.gather(*self._save(s for s in self.sessions if s.ahead))
+        saved = await asyncio.gather(*self._save(s for s in self.sessions if s.ahead), return_exceptions=True)
+        for error in saved:
+            if error is not None:  # their states cannot be read: the store has them as of their last record
+                log.error("durable sessions go on from their last records: %s", error)
         self.steps.handed_over = True
 
     async def stop(self) -> None:

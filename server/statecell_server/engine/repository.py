@@ -20,10 +20,17 @@ log = logging.getLogger(__name__)
 class Repository:
     """Every version of every model in the folder, by name."""
 
-    def __init__(self, config: Config, store: StateStore | None = None, sessions: Sessions | None = None) -> None:
-        """Loads all of them. `sessions`: the server's. Raises LoadError."""
+    def __init__(
+        self,
+        config: Config,
+        store: StateStore | None = None,
+        sessions: Sessions | None = None,
+        lost: Callable[[str], None] = log.critical,
+    ) -> None:
+        """Loads all of them. `sessions`: the server's; any thread tells `lost` of a device that broke. Raises LoadError."""
         self._config = config
         self._store = store
+        self._lost = lost
         self._sessions = Sessions(config.session_ttl) if sessions is None else sessions
         self._runners: dict[str, dict[str, Runner]] = {}
         self._idle: set[Path] = set()  # folders of versions that were replaced and unloaded
@@ -50,7 +57,7 @@ class Repository:
         config = self._config
         chosen = config.runtimes.get(name) or ("onnxruntime" if (folder / "model.onnx").exists() else "torchscript")
         runtime = load(folder, chosen, config.devices.get(name, config.device), config)
-        runner = Runner(name, version, runtime, config, self._store, self._sessions)
+        runner = Runner(name, version, runtime, config, self._store, self._sessions, self._lost)
         log.info("%s/%s runs in %s on %s%s", name, version, runtime.name, runtime.device, runner.note and f": {runner.note}")
         return runner
 

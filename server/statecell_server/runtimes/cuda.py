@@ -4,7 +4,12 @@ ONNX Runtime asked for CUDA falls back to the CPU without an error, and what it 
 """
 
 import ctypes
+from collections.abc import Iterator
 from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+from statecell_server.runtimes import driver
 
 LIBRARIES = ("libcudart.so.{major}", "libcublasLt.so.{major}", "libcublas.so.{major}", "libcurand.so.10", "libcudnn.so.9")
 
@@ -24,29 +29,18 @@ def missing(index: int, cuda_version: str) -> tuple[str, ...]:
 
 
 def _driver(index: int, cuda_version: str) -> list[str]:
-    """The driver's own functions: https://docs.nvidia.com/cuda/cuda-driver-api/"""
     try:
-        driver = ctypes.CDLL("libcuda.so.1")
+        driver.call("cuInit", 0)
     except OSError as error:
         return [f"the NVIDIA driver ({error}; a container needs --gpus all)"]
-    if code := driver.cuInit(0):
-        return [f"a GPU that the driver can use (cuInit: {_name(driver, code)})"]
-    version, count = ctypes.c_int(), ctypes.c_int()
-    driver.cuDriverGetVersion(ctypes.byref(version))
-    driver.cuDeviceGetCount(ctypes.byref(count))
-    lacks = []
-    have = (version.value // 1000, version.value % 1000 // 10)
+    except driver.CudaError as error:
+        return [f"a GPU that the driver can use ({error})"]
+    lacks, have, count = [], driver.cuda_version(), driver.devices()
     if have[0] < int(cuda_version.split(".", maxsplit=1)[0]):
         lacks.append(f"a driver for CUDA {cuda_version} (the one here is for CUDA {have[0]}.{have[1]} at most)")
-    if index >= count.value:
-        lacks.append(f"device cuda:{index} (the driver has {count.value}, counted from 0)")
+    if index >= count:
+        lacks.append(f"device cuda:{index} (the driver has {count}, counted from 0)")
     return lacks
-
-
-def _name(driver: ctypes.CDLL, code: int) -> str:
-    name = ctypes.c_char_p()
-    driver.cuGetErrorName(code, ctypes.byref(name))
-    return f"{(name.value or b'unknown').decode()}, {code}"
 
 
 def _libraries(cuda_version: str) -> list[str]:
@@ -55,10 +49,39 @@ def _libraries(cuda_version: str) -> list[str]:
     for pattern in LIBRARIES:
         library = pattern.format(major=cuda_version.split(".", maxsplit=1)[0])
         try:
-            ctypes.CDLL(library)
+            _open(library)
         except OSError as error:
             absent = str(error).startswith(f"{library}: cannot open shared object file")
             lacks.append(library if absent else f"{library} as it should be ({error})")
     if lacks:
         lacks[-1] += " (of CUDA and cuDNN: pip install 'statecell-server[gpu]' brings both)"
     return lacks
+
+
+def _open(library: str) -> ctypes.CDLL:
+    """From where the system looks, else from NVIDIA's Python packages. Raises OSError."""
+    try:
+        return ctypes.CDLL(library)
+    except OSError:
+        # ONNX Runtime looks for them in the folder that it is installed in itself; they may be in another one on Python's path.
+        for folder in _folders():
+            if (folder / library).exists():
+                return ctypes.CDLL(str(folder / library))
+        raise
+
+
+def _folders() -> Iterator[Path]:
+    """Where NVIDIA's Python packages have their libraries: nvidia/cu13/lib, nvidia/cudnn/lib, ..."""
+    found = find_spec("nvidia")
+    for root in (found and found.submodule_search_locations) or ():
+        yield from sorted(Path(root).glob("*/lib"))
+
+
+def described(index: int) -> str:
+    """The card, the driver and cuDNN, which together decide a result's last bits. After `missing` has found nothing missing."""
+    cudnn = ctypes.CDLL("libcudnn.so.9")
+    cudnn.cudnnGetVersion.restype = ctypes.c_size_t
+    version = int(cudnn.cudnnGetVersion())
+    release, newest = driver.release(), driver.cuda_version()
+    said = f"{release} (CUDA {newest[0]}.{newest[1]})" if release else f"for CUDA {newest[0]}.{newest[1]}"
+    return f"{driver.card(index)}, driver {said}, cuDNN {version // 10000}.{version // 100 % 100}.{version % 100}"

@@ -5,7 +5,11 @@ from typing import TYPE_CHECKING
 
 from statecell_server.config import Config
 from statecell_server.device import Device
+from statecell_server.runtimes import trial
 from statecell_server.runtimes.runtime import LoadError, Runtime
+
+TRIED_ROWS = 16
+"""Of the step by which --device auto chooses: most of what batching gains is there, and a small server has as many."""
 
 if TYPE_CHECKING:  # each is imported where it is chosen: what it stands on may not be installed
     from statecell_server.runtimes.onnx import OnnxRuntime
@@ -16,13 +20,7 @@ def load(folder: Path, runtime: str, device: Device, config: Config) -> Runtime:
     if device.kind == "auto":
         return _load_anywhere(folder, runtime, config)
     if runtime == "onnxruntime":
-        try:
-            return _onnx(device, config)(folder / "model.onnx", config.threads, device, config.device_memory)
-        except ImportError as error:
-            raise LoadError(
-                f"{folder} is to have its states in the graph, and there is no onnx here: pip install 'statecell-server[gpu]', "
-                "or pip install onnx for a server on the CPU"
-            ) from error
+        return _onnx(device, config)(folder / "model.onnx", config.threads, device, _rest(device, config))
     if device.kind != "cpu":
         raise LoadError(f"{folder} is to run in TorchScript, which is here for the CPU only: --device {folder.parent.name}=cpu")
     try:
@@ -35,23 +33,43 @@ def load(folder: Path, runtime: str, device: Device, config: Config) -> Runtime:
 
 
 def _onnx(device: Device, config: Config) -> "type[OnnxRuntime]":
-    if config.state_arena == "graph" or (config.state_arena == "auto" and device.kind == "cuda"):
-        from statecell_server.runtimes.onnx_graph import GraphRuntime
+    if config.state_arena == "device" or (config.state_arena == "auto" and device.kind == "cuda"):
+        from statecell_server.runtimes.onnx_device import DeviceRuntime
 
-        return GraphRuntime
+        return DeviceRuntime
     from statecell_server.runtimes.onnx import OnnxRuntime
 
     return OnnxRuntime
 
 
+def _rest(device: Device, config: Config) -> int:
+    """What --device-memory leaves for weights and intermediate results beside the states; 0: no limit. Raises LoadError."""
+    if device.kind == "cpu" or not config.device_memory:
+        return 0
+    # While an arena doubles for the last time, the half that it was is there too.
+    states = config.state_memory * 3 // 2 if config.state_arena != "host" else 0
+    if config.device_memory <= states:
+        raise LoadError(
+            f"--device-memory is {config.device_memory} bytes, and the states of --state-memory {config.state_memory} may take "
+            f"{states} of them while they grow: give more, or a smaller --state-memory"
+        )
+    return config.device_memory - states
+
+
 def _load_anywhere(folder: Path, runtime: str, config: Config) -> Runtime:
-    """On the first GPU if it works, else on the CPU; its note says why."""
+    """On the first GPU if it works and is the faster one, else on the CPU; its note says why. Raises LoadError."""
     device = Device("cuda")
     try:
-        loaded = load(folder, runtime, device, config)
+        gpu = load(folder, runtime, device, config)
+        on_gpu = trial.seconds(gpu, TRIED_ROWS)
     except LoadError as error:
-        loaded = load(folder, runtime, Device(), config)
-        loaded.note = f"--device auto took the CPU: {error}"
-    else:
-        loaded.note = "; ".join(filter(None, (f"--device auto took {device}: it works", loaded.note)))
-    return loaded
+        cpu = load(folder, runtime, Device(), config)
+        cpu.note = f"--device auto took the CPU: {error}"
+        return cpu
+    cpu = load(folder, runtime, Device(), config)
+    on_cpu = trial.seconds(cpu, TRIED_ROWS)
+    taken, other = (cpu, gpu) if on_cpu < on_gpu else (gpu, cpu)
+    times = sorted((on_gpu, on_cpu))
+    said = f"a step of {TRIED_ROWS} rows takes {times[0] * 1e6:.0f} us there and {times[1] * 1e6:.0f} us on {other.device}"
+    taken.note = "; ".join(filter(None, (f"--device auto took {taken.device}: {said}", taken.note)))
+    return taken

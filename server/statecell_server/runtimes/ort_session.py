@@ -10,9 +10,12 @@ from typing import Any, NamedTuple
 from statecell.tensor import Array
 
 from statecell_server.device import Device
-from statecell_server.runtimes import cuda
-from statecell_server.runtimes.runtime import LoadError
+from statecell_server.errors import StateBudgetExceeded
+from statecell_server.runtimes import cuda, driver
+from statecell_server.runtimes.runtime import DeviceError, DeviceLost, RunError
 
+# Read when cuBLAS starts: with one workspace of a fixed size for each stream, it gives the same bits for the same run.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 # Since 1.29 its Linux wheels report their use to their maker, unless they are told not to before they are imported.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
@@ -23,8 +26,15 @@ ort.set_default_logger_severity(3)
 log = logging.getLogger(__name__)
 
 
-class DeviceError(LoadError):
-    """The operator's to mend: the device cannot be used, and the message says what is missing."""
+FULL = (
+    "Failed to allocate memory",
+    "out of memory",
+    "ALLOC_FAILED",
+    "ALLOCATION_FAILED",
+    "is smaller than requested bytes",
+    "has no room for",
+)
+"""How ONNX Runtime, CUDA, cuBLAS, cuDNN and DeviceMemory say that the device has no memory left for a run."""
 
 
 class Buffer(NamedTuple):
@@ -43,18 +53,24 @@ def host(array: Array) -> Buffer:
     return Buffer("cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
 
 
-def allocate(shape: Sequence[int], dtype: Any, device: Device) -> Any:
-    """An OrtValue with arbitrary content, beside the memory of any session. Raises DeviceError."""
-    try:
-        return ort.OrtValue.ortvalue_from_shape_and_type(shape, dtype, device.kind, device.index)
-    except Exception as error:
-        raise DeviceError(f"{device} has no room for {list(shape)} of {dtype}: {error}") from error
+def blamed(error: Exception, device: Device) -> Exception:
+    """Whose fault it is that a run failed: the device is asked whether it is broken, before the input is held to blame."""
+    if device.kind != "cpu":
+        if broken := driver.fault(device.index):
+            return DeviceLost(f"{device} is broken for this process ({broken}); ONNX Runtime says: {error}")
+        if any(words in str(error) for words in FULL):
+            return StateBudgetExceeded(
+                f"{device} has no room left for the intermediate results of a run: {error}; "
+                "serve with a smaller --max-batch or --state-memory, or a larger --device-memory"
+            )
+    return RunError(str(error))
 
 
-def open_session(content: bytes, device: Device, *, threads: int = 1, memory: int = 0) -> ort.InferenceSession:
+def open_session(content: bytes, device: Device, *, threads: int = 1, memory: int = 0, stream: int = 0) -> ort.InferenceSession:
     """A session of the model `content` on the device and nowhere else.
 
     `memory`: bytes that ONNX Runtime may take on a GPU for weights and intermediate results; 0: as much as it needs.
+    `stream`: the CUDA stream that its runs follow; 0: one of its own, which a run waits for.
     Raises DeviceError where the device cannot be used, and what ONNX Runtime raises where the model cannot be loaded.
     """
     options = ort.SessionOptions()
@@ -67,7 +83,7 @@ def open_session(content: bytes, device: Device, *, threads: int = 1, memory: in
     require(device)
     options.use_deterministic_compute = True
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")  # for strays
-    providers = [("CUDAExecutionProvider", cuda_options(device, memory)), "CPUExecutionProvider"]
+    providers = [("CUDAExecutionProvider", cuda_options(device, memory, stream)), "CPUExecutionProvider"]
     session = ort.InferenceSession(content, options, providers=providers, enable_fallback=0)
     if session.get_providers()[0] != "CUDAExecutionProvider":
         raise DeviceError(f"{device} cannot be used: ONNX Runtime took {session.get_providers()[0]}; what it logged says why")
@@ -85,10 +101,11 @@ def strays(ort_session: ort.InferenceSession, provider: str) -> str:
     return f"{count} of {len(placed)} nodes run on the CPU ({', '.join(away)})" if away else ""
 
 
-def cuda_options(device: Device, memory: int) -> dict[str, str]:
+def cuda_options(device: Device, memory: int, stream: int = 0) -> dict[str, str]:
     """Exact rather than fast: no TF32, whose products have 10 bits, and no algorithm that is chosen by a stopwatch."""
     options = {"device_id": str(device.index), "use_tf32": "0", "cudnn_conv_algo_search": "DEFAULT"}
     options["arena_extend_strategy"] = "kSameAsRequested"  # the other takes up to twice what is asked for
+    options |= {"user_compute_stream": str(stream)} if stream else {}
     return options | ({"gpu_mem_limit": str(memory)} if memory else {})
 
 
@@ -104,30 +121,19 @@ def require(device: Device) -> None:
 
 
 class Binding:
-    """The buffers of a run, to be run any number of times; any thread may run its own."""
+    """The buffers of a run on the CPU, to be run any number of times."""
 
-    def __init__(
-        self, ort_session: ort.InferenceSession, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer], *, feed: bool
-    ) -> None:
-        """`feed`: whether inputs of the host have to be bound again for each run.
-
-        A session on a GPU copies them when they are bound, and never looks at them again.
-        """
+    def __init__(self, ort_session: ort.InferenceSession, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
         self._ort_session = ort_session
         self._binding = ort_session.io_binding()
-        self._fed = [(name, *buffer) for name, buffer in inputs.items() if buffer.kind == "cpu"] if feed else []
         for name, buffer in inputs.items():
             self._binding.bind_input(name, *buffer)
         for name, buffer in outputs.items():
             self._binding.bind_output(name, *buffer)
 
     def run(self) -> None:
-        """From the inputs as they are now. Raises what ONNX Runtime raises."""
-        if not self._fed:
+        """From the inputs as they are now. Raises RunError."""
+        try:
             self._ort_session.run_with_iobinding(self._binding)
-            return
-        for arguments in self._fed:
-            self._binding.bind_input(*arguments)
-        self._binding.synchronize_inputs()
-        self._ort_session.run_with_iobinding(self._binding)
-        self._binding.synchronize_outputs()
+        except Exception as error:
+            raise RunError(str(error)) from error

@@ -23,6 +23,14 @@ class LoadError(Exception):
     """The operator's fault: the file is no model, has no spec, or its graph is not what its spec says."""
 
 
+class DeviceError(LoadError):
+    """The operator's to mend: the device cannot be used, and the message says what is missing."""
+
+
+class DeviceLost(Exception):
+    """The device broke while it was used: this process can run nothing on it any more, and what was in its memory is gone."""
+
+
 class RunError(Exception):
     """The model cannot be run on this input; the message is the runtime's own."""
 
@@ -47,7 +55,7 @@ class Runtime(ABC):
 
     @abstractmethod
     def run(self, plan: Plan) -> None:
-        """Fills the plan's outputs and next states. Raises RunError."""
+        """Fills the plan's outputs and next states. Raises RunError; DeviceLost, StateBudgetExceeded: the device's fault."""
 
     @abstractmethod
     def _bind(self, sides: Sides, arrays: Sequence[Sequence[Array]]) -> Any:
@@ -84,8 +92,12 @@ class Runtime(ABC):
         if buffer is None or buffer.size < size:
             # The plans so far are bound to the old buffer.
             self._plans.clear()
-            buffer = self._buffers[key] = np.zeros(max(size, 2 * buffer.size if buffer is not None else 0), dtype)
+            buffer = self._buffers[key] = self._room(max(size, 2 * buffer.size if buffer is not None else 0), dtype)
         return buffer[:size].reshape(shape)
+
+    def _room(self, size: int, dtype: str) -> Array:
+        """[size] of zeros, memory of the host."""
+        return np.zeros(size, dtype)
 
 
 def read_spec(text: str | None, path: object) -> ModelSpec:

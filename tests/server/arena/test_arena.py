@@ -1,4 +1,4 @@
-"""StateArena keeps rows apart, grows, shares and refuses beyond its budget, on the host and in the graph."""
+"""StateArena keeps rows apart, grows, shares and refuses beyond its budget, on the host and on a device."""
 
 from collections.abc import Callable, Sequence
 
@@ -10,9 +10,9 @@ from statecell_server.arena.host import HostArena
 from statecell_server.arena.plan import Plan
 from statecell_server.device import Device
 from statecell_server.errors import StateBudgetExceeded
-from statecell_server.runtimes.graph_arena import GraphArena
-from statecell_server.runtimes.ort_session import open_session
-from statecell_server.runtimes.state_graph import mover
+from statecell_server.runtimes.device_arena import DeviceArena
+from statecell_server.runtimes.staging import Staging
+from statecell_server.runtimes.stream import stream
 
 Make = Callable[[Sequence[StateSpec], int, int], StateArena]
 
@@ -29,12 +29,11 @@ def host(states: Sequence[StateSpec], memory: int, rows: int) -> StateArena:
     return HostArena(states, memory, rows, nothing_runs)
 
 
-def graph(states: Sequence[StateSpec], memory: int, rows: int) -> StateArena:
-    session = open_session(mover(states), Device())
-    return GraphArena(states, memory, rows, Device(), session, nothing_runs, lambda: None)
+def device(states: Sequence[StateSpec], memory: int, rows: int) -> StateArena:
+    return DeviceArena(states, memory, rows, Staging(stream(Device())), nothing_runs, lambda: None)
 
 
-@pytest.fixture(params=[host, graph])
+@pytest.fixture(params=[host, device])
 def make(request: pytest.FixtureRequest) -> Make:
     return request.param  # type: ignore[no-any-return]
 

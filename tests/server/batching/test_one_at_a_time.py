@@ -9,7 +9,7 @@ from statecell_server.config import Config
 from statecell_server.engine.engine import Engine
 from statecell_server.errors import InvalidRequest
 
-from tests.server.runtimes.test_graph_arena import without_batch
+from tests.server.runtimes.test_device_arena import without_batch
 
 X = {"x": np.ones((2, 3), np.float32)}
 

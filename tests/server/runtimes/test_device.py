@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ import pytest
 from statecell.v1 import inference_pb2 as pb
 from statecell_server.config import Config, ConfigError
 from statecell_server.device import Device
-from statecell_server.runtimes import cuda
+from statecell_server.runtimes.loading import _rest
+from statecell_server.runtimes import cuda, driver
 from statecell_server.runtimes.onnx import OnnxRuntime
-from statecell_server.runtimes.ort_session import DeviceError, cuda_options, strays
+from statecell_server.runtimes.ort_session import cuda_options, strays
+from statecell_server.runtimes.runtime import DeviceError, LoadError
 
 from tests.conftest import LIMIT, Serve
 from tests.server.caller import Caller
@@ -26,7 +29,8 @@ GPU_PYTHON = Path(os.environ.get("STATECELL_GPU_PYTHON", Path(__file__).parents[
 gpu_build = pytest.mark.skipif(
     not GPU_PYTHON.exists(), reason=f"there is no {GPU_PYTHON}: make venv-gpu installs onnxruntime-gpu there (no GPU needed)"
 )
-no_driver = pytest.mark.skipif(Path("/proc/driver/nvidia").exists(), reason="this machine has an NVIDIA driver")
+no_driver = pytest.mark.skipif(driver.devices() > 0, reason="this machine has a GPU")
+on_a_gpu = pytest.mark.skipif(driver.devices() == 0, reason="this machine has no GPU that its driver can use")
 
 
 def refusal(*flags: str, models: Path, python: Path = Path(sys.executable)) -> str:
@@ -61,6 +65,16 @@ def test_a_gpu_is_told_to_be_exact_and_how_much_it_may_take() -> None:
         "arena_extend_strategy": "kSameAsRequested",
     }
     assert "gpu_mem_limit" not in cuda_options(Device("cuda"), 0)
+
+
+def test_the_memory_of_a_gpu_is_shared_out_between_states_and_the_rest(models: Path) -> None:
+    config = Config(models=models, state_memory=2 << 30, device_memory=4 << 30)
+    assert _rest(Device("cuda"), config) == 1 << 30, "an arena of 2 GiB takes 3 while it grows for the last time"
+    assert _rest(Device("cpu"), config) == 0
+    assert _rest(Device("cuda"), replace(config, state_arena="host")) == 4 << 30
+    assert _rest(Device("cuda"), replace(config, device_memory=0)) == 0, "no limit"
+    with pytest.raises(LoadError, match=r"--device-memory is 3221225472 bytes.*smaller --state-memory"):
+        _rest(Device("cuda"), replace(config, device_memory=3 << 30))
 
 
 def test_nodes_that_run_elsewhere_than_asked_are_counted_and_named(models: Path) -> None:
@@ -173,8 +187,8 @@ def test_the_gpu_build_without_a_gpu_takes_the_cpu_on_auto_and_says_so_in_log_an
 
 
 @gpu_build
-def test_the_gpu_build_serves_the_graph_arena_on_the_cpu_without_torch(serve: Serve) -> None:
-    with serve("--state-arena", "graph", python=GPU_PYTHON) as server:
+def test_the_gpu_build_serves_the_device_arena_on_the_cpu_without_torch(serve: Serve) -> None:
+    with serve("--state-arena", "device", python=GPU_PYTHON) as server:
         caller = Caller(server.address)
         session = caller.create("lstm", 2)
         assert caller.step(session, np.ones((3, 2, 10), np.float32), 0).shape == (3, 2, 20)
@@ -183,8 +197,8 @@ def test_the_gpu_build_serves_the_graph_arena_on_the_cpu_without_torch(serve: Se
 
 
 @gpu_build
-@pytest.mark.skipif(not Path("/proc/driver/nvidia").exists(), reason="this machine has no NVIDIA driver")
-@pytest.mark.parametrize("arena", ["graph", "host"])
+@on_a_gpu
+@pytest.mark.parametrize("arena", ["device", "host"])
 def test_on_a_gpu_steps_snapshots_and_forks_are_what_they_are_on_the_cpu(serve: Serve, arena: str) -> None:
     x = np.random.default_rng(0).standard_normal((20, 2, 10), dtype=np.float32)
     shown = []
