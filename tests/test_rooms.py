@@ -29,6 +29,7 @@ EXPORT_ROOMS: dict[str, set[str]] = {
     "reading": set(),
     "writing": {"reading"},
     "proving": {"reading", "writing"},
+    "judging": {"reading"},
     "adopting": {"proving", "reading", "writing"},
 }
 """The exporter's. Its other files are the face: they may import all, and rooms only those in EXPORT_LEAVES."""

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -22,7 +23,7 @@ SIZES = ((12, 1), (5, 3))
 """(seq_len, batch) of what is run."""
 STEPS = 7
 """Calls of a module without a time axis."""
-TOLERANCE = 1e-3
+TOLERANCE: defaultdict[str, float] = defaultdict(lambda: 1e-3, float16=3e-2)
 """Of the largest magnitude, or of 1. The arithmetic is proven elsewhere and far closer; this is about what is computed."""
 
 
@@ -116,7 +117,10 @@ class Judge:
         }
         results = []
         for feed in feeds:
-            tensors = dict(zip([leaf.name for leaf in self._inputs], map(torch.from_numpy, feed.values()), strict=True))
+            tensors = {
+                leaf.name: torch.from_numpy(array).to(leaf.value.dtype)
+                for leaf, array in zip(self._inputs, feed.values(), strict=True)
+            }
             flat = {name: t.clone() for name, t in {**tensors, **states}.items()}
             args, kwargs = self._arguments.filled(flat)
             with torch.no_grad():
@@ -142,7 +146,7 @@ class Judge:
                 if value.shape != reference.shape:
                     return f"{name} has the shape {list(value.shape)}, {list(reference.shape)} is right: it differs"
                 error = np.abs(value.astype(np.float64) - reference.astype(np.float64)).max(initial=0.0)
-                allowed = TOLERANCE * max(1.0, float(np.abs(reference).max(initial=0.0)))
+                allowed = TOLERANCE[value.dtype.name] * max(1.0, float(np.abs(reference).max(initial=0.0)))
                 if not error <= allowed:
                     where = f" in call {number + 1}" if len(want) > 1 else ""
                     return f"{name} differs by {error:.2g}{where}"

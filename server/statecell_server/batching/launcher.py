@@ -47,7 +47,7 @@ class Launcher:
         *,
         on_loop: bool,
     ) -> None:
-        """`name`: of the thread. `lost` is called, by any thread, when the device breaks. `on_loop`: short runs may be made there."""
+        """`name`: of the thread. `lost` is called, by any thread, when the device breaks. `on_loop`: may run there."""
         self.name = name
         self.batches: Counter[int] = Counter()  # runs made, by their number of rows
         self.busy: Counter[int] = Counter()  # nanoseconds in them

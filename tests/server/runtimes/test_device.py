@@ -14,8 +14,8 @@ import pytest
 from statecell.v1 import inference_pb2 as pb
 from statecell_server.config import Config, ConfigError
 from statecell_server.device import Device
-from statecell_server.runtimes.loading import _rest
 from statecell_server.runtimes import cuda, driver
+from statecell_server.runtimes.loading import _rest
 from statecell_server.runtimes.onnx import OnnxRuntime
 from statecell_server.runtimes.ort_session import cuda_options, strays
 from statecell_server.runtimes.runtime import DeviceError, LoadError
