@@ -88,6 +88,9 @@ def module(
     out: Out = Path("models"),
     version: Number = 1,
     form: Annotated[str, typer.Option(help="float32 (ONNX and TorchScript), float16 or int8 (ONNX).")] = "float32",
+    state: Annotated[
+        list[str] | None, typer.Option(help="A state of forward and the result that carries it on, as h:1 or h:h_next.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Export a module and prove it.
@@ -99,7 +102,7 @@ def module(
 
         made, given = _made(target, checkpoint, example)
         _warn_of_sizes(example)
-        report = export(made, given, name=name, out=out, version=version, form=form)
+        report = export(made, given, name=name, out=out, version=version, form=form, states=state or ())
     show(report, as_json=as_json)
 
 
