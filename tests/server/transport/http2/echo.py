@@ -26,6 +26,9 @@ class EchoExchange:
     def begin(self, answer: Callable[[Any], None], fail: Callable[[BaseException], None]) -> None:
         self._answer, self._fail = answer, fail
 
+    def receive_bytes(self, _: bytes) -> bool:
+        return False
+
     def receive(self, message: bytes) -> None:
         self.received.append(message)
         if message == b"fail":
