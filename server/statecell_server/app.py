@@ -12,7 +12,7 @@ from statecell.oip import inference_pb2_grpc as oip_pb2_grpc
 from statecell.v1 import inference_pb2_grpc
 
 from statecell_server.config import Config, ConfigError
-from statecell_server.durability.guarded_store import GuardedStore
+from statecell_server.durability.circuit_breaker import CircuitBreaker
 from statecell_server.durability.store import MemoryStore
 from statecell_server.engine.engine import Engine
 from statecell_server.protocols.oip.service import GRPCInferenceService
@@ -48,11 +48,11 @@ class App:
         self._news = asyncio.Event()
         self._reported: set[str] = set()
 
-    def _guarded(self, config: Config) -> GuardedStore | None:
+    def _guarded(self, config: Config) -> CircuitBreaker | None:
         if not config.store:
             return None
         if config.store == "memory":
-            return GuardedStore(MemoryStore(config.session_ttl), self._changed)
+            return CircuitBreaker(MemoryStore(config.session_ttl), self._changed)
         try:
             from statecell_server.durability.valkey_store import ValkeyStore
         except ImportError as error:
@@ -61,7 +61,7 @@ class App:
             store = ValkeyStore(config.store, ttl=config.session_ttl, timeout=config.store_timeout)
         except ValueError as error:
             raise ConfigError(f"--store is {config.store!r}: {error}; expected valkey://host:port/db") from error
-        return GuardedStore(store, self._changed)
+        return CircuitBreaker(store, self._changed)
 
     def _changed(self) -> None:
         self._news.set()

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from statecell_server.arena.arena import StateArena
-from statecell_server.batching.allotment import allot
+from statecell_server.batching.allocation import allocate
 from statecell_server.batching.cohort import Cohort
 from statecell_server.batching.executor import Executor
 from statecell_server.batching.gathering import GatheredStep, Row
@@ -131,7 +131,7 @@ class Launcher:
         """Gives the step the slots of its next run; False where there is nothing left to run."""
         if not step.failed:
             try:
-                allot(step, self._arena, self._sessions)
+                allocate(step, self._arena, self._sessions)
                 return True
             except StatecellError as error:
                 step.fail_all(error)

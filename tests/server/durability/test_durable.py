@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from statecell.tensor import Array
 from statecell_server.config import Config
-from statecell_server.durability.guarded_store import FAILURES, GuardedStore
+from statecell_server.durability.circuit_breaker import FAILURES, CircuitBreaker
 from statecell_server.durability.record import Record
 from statecell_server.durability.store import MemoryStore, StateStore, Write
 from statecell_server.engine.engine import Engine
@@ -281,7 +281,7 @@ class BrokenStore(MemoryStore):
 async def test_the_circuit_opens_after_failures_and_a_ping_closes_it() -> None:
     changes: list[bool] = []
     inner = BrokenStore()
-    store = GuardedStore(inner, lambda: changes.append(store.open))
+    store = CircuitBreaker(inner, lambda: changes.append(store.open))
     inner.broken = True
     for _ in range(FAILURES):
         with pytest.raises(StoreUnavailable) as error:

@@ -10,9 +10,9 @@ from statecell.oip import inference_pb2 as pb
 from statecell_server.batching.gathering import GatheredStep, RowLayout
 from statecell_server.engine.engine import Engine
 from statecell_server.errors import StatecellError
+from statecell_server.protocols.oip.request import Key
 from statecell_server.protocols.oip.sequence import Sequence
 from statecell_server.protocols.oip.sequences import Sequences
-from statecell_server.protocols.oip.turn import Key
 from statecell_server.protocols.oip.wire import DATATYPES
 from statecell_server.protocols.protobuf import Seen, field, varint
 from statecell_server.sessions.session import Home, Session
@@ -60,7 +60,7 @@ class RowWire:
         )
 
     def content(self, data: bytes) -> int:
-        """As Turn.content of the same request."""
+        """As SequenceRequest.content of the same request."""
         return hash((False, False, self._input[0], tuple(self._input[2]), data))
 
     def answer(self, request_id: str, reply: bytes, step_index: int) -> bytes:

@@ -3,7 +3,7 @@
 import asyncio
 
 from statecell_server.errors import InvalidRequest
-from statecell_server.protocols.oip.turn import Turn
+from statecell_server.protocols.oip.request import SequenceRequest
 
 REMEMBERED_IDS = 16
 """Request ids of a live sequence that are recognised when they come again."""
@@ -41,12 +41,12 @@ class Sequence:
                 return
         self.busy = False
 
-    def repeated(self, turn: Turn) -> int | None:
+    def repeated(self, request: SequenceRequest) -> int | None:
         """The step_index of the request that this one repeats, if it does. Raises InvalidRequest."""
-        index, content = self._applied.get(turn.request_id, (None, 0))
-        if index is not None and content != turn.content():
+        index, content = self._applied.get(request.request_id, (None, 0))
+        if index is not None and content != request.content():
             raise InvalidRequest(
-                f"request id {turn.request_id!r} was used for another step of sequence {turn.sequence_id!r}; "
+                f"request id {request.request_id!r} was used for another step of sequence {request.sequence_id!r}; "
                 "give each request its own id, or none",
                 field="id",
             )
@@ -61,10 +61,10 @@ class Sequence:
         """Whether a request of this id was taken."""
         return request_id in self._applied
 
-    def apply(self, turn: Turn, index: int) -> None:
-        """The turn was the step at `index`."""
-        if turn.request_id:
-            self.remember(turn.request_id, index, turn.content())
+    def apply(self, request: SequenceRequest, index: int) -> None:
+        """The request was the step at `index`."""
+        if request.request_id:
+            self.remember(request.request_id, index, request.content())
 
     def remember(self, request_id: str, index: int, content: int) -> None:
         """The request was the step at `index`."""

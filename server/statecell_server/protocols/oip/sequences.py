@@ -10,49 +10,49 @@ from statecell_server.batching.inputs import check_outputs, split_states
 from statecell_server.batching.lines import NEXT
 from statecell_server.engine.engine import Engine
 from statecell_server.errors import InvalidRequest, SessionExists, SessionLost, SessionNotFound, StatecellError
-from statecell_server.protocols.oip.ended import Ended
-from statecell_server.protocols.oip.roll import Roll
+from statecell_server.protocols.oip.reply_cache import ReplyCache
+from statecell_server.protocols.oip.request import Answer, Key, SequenceRequest, session_id
 from statecell_server.protocols.oip.sequence import Sequence
-from statecell_server.protocols.oip.turn import Answer, Key, Turn, session_id
+from statecell_server.protocols.oip.sequence_log import SequenceLog
 from statecell_server.sessions.session import Session
 
 
 class Sequences:
-    """`answer = await sequences.step(Turn("lstm", "", "42", {"x": x}, start=True))`. Belongs to the event loop."""
+    """`answer = await sequences.step(SequenceRequest("lstm", "", "42", {"x": x}, start=True))`. Belongs to the event loop."""
 
-    def __init__(self, engine: Engine, roll: Roll) -> None:
+    def __init__(self, engine: Engine, log: SequenceLog) -> None:
         self._engine = engine
         self._known = engine.sessions.known
-        self._roll = roll
+        self._log = log
         self._sequences: dict[Key, Sequence] = {}
         self.live = self._sequences.get
         self._prune_at = 1024
-        self._ended = Ended()
+        self._replies = ReplyCache()
 
-    async def step(self, turn: Turn) -> Answer:
-        """Advances the sequence, and begins or ends it where the turn says so.
+    async def step(self, request: SequenceRequest) -> Answer:
+        """Advances the sequence, and begins or ends it where the request says so.
 
         A step that fails leaves the sequence as it was: not begun if it was the first, not ended if it was to be the last.
         Raises SessionNotFound, SessionExpired, SessionLost, SessionExists, InvalidRequest, and as Engine.create and step do.
         """
-        sequence = self._sequences.get(turn.key) or self._add(turn.key)
+        sequence = self._sequences.get(request.key) or self._add(request.key)
         if sequence.busy:
             await sequence.wait()
         sequence.busy = True
         try:
-            session = self._known(sequence.session_id) or await self._attached(sequence, turn)
-            if session is None and (ended := self._ended.repeated(turn)) is not None:
-                return ended
-            index = sequence.repeated(turn) if session is not None else None
-            if index is None and turn.start:
-                return await self._begin(sequence, turn, session)
+            session = self._known(sequence.session_id) or await self._attached(sequence, request)
+            if session is None and (answer := self._replies.repeated(request)) is not None:
+                return answer
+            index = sequence.repeated(request) if session is not None else None
+            if index is None and request.start:
+                return await self._begin(sequence, request, session)
             if session is None:
-                raise self._absent(turn)
-            return await self._advance(sequence, session, turn, index)
+                raise self._absent(request)
+            return await self._advance(sequence, session, request, index)
         finally:
             sequence.leave()
             if not sequence.busy and self._known(sequence.session_id) is None:
-                self._forget(turn.key)
+                self._forget(request.key)
 
     def _add(self, key: Key) -> Sequence:
         """An id that is not in use; now and then, those are forgotten whose sessions have expired."""
@@ -66,13 +66,13 @@ class Sequences:
     def _forget(self, key: Key) -> None:
         """The id is not in use any more."""
         self._sequences.pop(key, None)
-        self._roll.end(session_id(key))
+        self._log.end(session_id(key))
 
-    async def _attached(self, sequence: Sequence, turn: Turn) -> Session | None:
+    async def _attached(self, sequence: Sequence, request: SequenceRequest) -> Session | None:
         """A durable sequence that is here or in the store."""
-        name = session_id(turn.key, durable=True)
+        name = session_id(request.key, durable=True)
         session = self._known(name)
-        if session is None and (turn.durable or not turn.start):
+        if session is None and (request.durable or not request.start):
             try:
                 session = await self._engine.lifecycle.attach(name)
             except SessionNotFound:
@@ -81,78 +81,80 @@ class Sequences:
             sequence.session_id = name
         return session
 
-    async def _begin(self, sequence: Sequence, turn: Turn, live: Session | None) -> Answer:
+    async def _begin(self, sequence: Sequence, request: SequenceRequest, live: Session | None) -> Answer:
         """With as many rows as the inputs have, from the initial state that they bring, if any."""
         if live is not None:
-            if not turn.replace:
+            if not request.replace:
                 raise SessionExists(
-                    f"sequence {turn.sequence_id!r} of model {turn.model!r} is live at step_index "
+                    f"sequence {request.sequence_id!r} of model {request.model!r} is live at step_index "
                     f"{live.step_index}: end it with sequence_end, or send sequence_replace with sequence_start",
-                    model=turn.model,
-                    sequence_id=turn.sequence_id,
+                    model=request.model,
+                    sequence_id=request.sequence_id,
                 )
             await self._delete(live)
-        spec = self._engine.models.get(turn.model, turn.version).spec
-        inputs, states = split_states(spec, turn.tensors)
+        spec = self._engine.models.get(request.model, request.version).spec
+        inputs, states = split_states(spec, request.tensors)
         rows = _rows(spec, inputs)
-        name = session_id(turn.key, durable=turn.durable)
+        name = session_id(request.key, durable=request.durable)
         session = await self._engine.lifecycle.create(
-            turn.model, turn.version, batch=rows, state=states, durable=turn.durable, session_id=name
+            request.model, request.version, batch=rows, state=states, durable=request.durable, session_id=name
         )
         sequence.begin(session.id)
         if not session.durable:
-            self._roll.begin(session.id)
-        self._ended.forget(turn.key)
+            self._log.begin(session.id)
+        self._replies.forget(request.key)
         try:
-            return await self._advance(sequence, session, turn)
+            return await self._advance(sequence, session, request)
         except BaseException:
             await self._delete(session)
             raise
 
-    async def _advance(self, sequence: Sequence, session: Session, turn: Turn, repeated: int | None = None) -> Answer:
-        """`repeated`: the step_index of the request that the turn repeats, if it does."""
+    async def _advance(
+        self, sequence: Sequence, session: Session, request: SequenceRequest, repeated: int | None = None
+    ) -> Answer:
+        """`repeated`: the step_index of the request that this one repeats, if it does."""
         runner = self._engine.models.of(session)
-        if turn.version not in ("", runner.version):
+        if request.version not in ("", runner.version):
             raise InvalidRequest(
-                f"sequence {turn.sequence_id!r} was started on version {runner.version}, the request says {turn.version}",
+                f"sequence {request.sequence_id!r} was started on version {runner.version}, the request says {request.version}",
                 field="model_version",
             )
-        check_outputs(turn.outputs, runner.output_names)
-        tensors = split_states(runner.spec, turn.tensors)[0] if turn.start else turn.tensors
-        wanted = turn.step_index if repeated is None else repeated
+        check_outputs(request.outputs, runner.output_names)
+        tensors = split_states(runner.spec, request.tensors)[0] if request.start else request.tensors
+        wanted = request.step_index if repeated is None else repeated
         # An index that nobody has claimed is not made up here: by it another server's step would be taken for this one.
         outputs, step_index = await self._engine.steps.step(session.id, tensors, NEXT if wanted is None else wanted)
-        sequence.apply(turn, step_index - _time_steps(runner.spec, tensors))
+        sequence.apply(request, step_index - _time_steps(runner.spec, tensors))
         answer = Answer(runner, outputs, step_index)
-        if turn.end:
+        if request.end:
             await self._delete(session)
-            self._ended.add(turn, answer)
+            self._replies.add(request, answer)
         return answer
 
     async def _delete(self, session: Session) -> None:
         """Unless somebody else has done so meanwhile."""
         with contextlib.suppress(SessionNotFound):
             await self._engine.lifecycle.delete(session.id)
-        self._roll.end(session.id)
+        self._log.end(session.id)
 
-    def _absent(self, turn: Turn) -> StatecellError:
+    def _absent(self, request: SequenceRequest) -> StatecellError:
         """Why there is nothing to go on with."""
         try:
-            self._engine.models.get(turn.model, turn.version)
-            self._engine.sessions.get(session_id(turn.key))
+            self._engine.models.get(request.model, request.version)
+            self._engine.sessions.get(session_id(request.key))
         except SessionNotFound:
-            if session_id(turn.key) in self._roll:
+            if session_id(request.key) in self._log:
                 return SessionLost(
-                    f"sequence {turn.sequence_id!r} of model {turn.model!r} was in the memory of a server that has stopped; "
-                    "begin it again with sequence_start",
-                    model=turn.model,
-                    sequence_id=turn.sequence_id,
+                    f"sequence {request.sequence_id!r} of model {request.model!r} was in the memory of a server that has "
+                    "stopped; begin it again with sequence_start",
+                    model=request.model,
+                    sequence_id=request.sequence_id,
                 )
-            what = "has ended" if turn.key in self._ended else "was never started here"
+            what = "has ended" if request.key in self._replies else "was never started here"
             return SessionNotFound(
-                f"sequence {turn.sequence_id!r} of model {turn.model!r} {what}; begin it with sequence_start",
-                model=turn.model,
-                sequence_id=turn.sequence_id,
+                f"sequence {request.sequence_id!r} of model {request.model!r} {what}; begin it with sequence_start",
+                model=request.model,
+                sequence_id=request.sequence_id,
             )
         except StatecellError as error:
             return error

@@ -15,15 +15,15 @@ from statecell_server.engine.engine import Engine
 from statecell_server.errors import Draining, InvalidRequest, ModelNotFound, StatecellError
 from statecell_server.protocols.call import Context, Streams, end, unary
 from statecell_server.protocols.oip.model import write_config, write_metadata, write_statistics
-from statecell_server.protocols.oip.roll import Roll
+from statecell_server.protocols.oip.request import Answer
 from statecell_server.protocols.oip.rows import Row, Rows
+from statecell_server.protocols.oip.sequence_log import SequenceLog
 from statecell_server.protocols.oip.sequences import Sequences
 from statecell_server.protocols.oip.stream import InferStream
-from statecell_server.protocols.oip.turn import Answer
 from statecell_server.protocols.oip.wire import (
     read_inputs,
     read_outputs,
-    read_turn,
+    read_request,
     write_answer,
     write_streamed_error,
 )
@@ -56,10 +56,10 @@ class GRPCInferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
         self._engine = engine
         self._config = config
         try:
-            self._roll = Roll(config.sequence_roll, config.session_ttl)
+            self._log = SequenceLog(config.sequence_roll, config.session_ttl)
         except OSError as error:
             raise ConfigError(f"--sequence-roll {config.sequence_roll} cannot be written: {error.strerror}") from error
-        self._sequences = Sequences(engine, self._roll)
+        self._sequences = Sequences(engine, self._log)
         self._rows = Rows(engine, self._sequences)
         self.direct = {"ModelInfer": self._infer_row}
         self._counts: defaultdict[tuple[str, str], Count] = defaultdict(Count)
@@ -137,9 +137,9 @@ class GRPCInferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
         message = pb.ModelInferResponse() if into is None else into
         began = time.perf_counter_ns()
         try:
-            turn = read_turn(request)
-            answer = await (self._infer(request) if turn is None else self._sequences.step(turn))
-            write_answer(request, answer, () if turn is None else turn.outputs, message)
+            step = read_request(request)
+            answer = await (self._infer(request) if step is None else self._sequences.step(step))
+            write_answer(request, answer, () if step is None else step.outputs, message)
         except StatecellError:
             self._failed(request, time.perf_counter_ns() - began)
             raise
@@ -202,4 +202,4 @@ class GRPCInferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
 
     def close(self) -> None:
         """After the last call was answered."""
-        self._roll.close()
+        self._log.close()

@@ -9,7 +9,7 @@ from statecell.oip import inference_pb2 as pb
 from statecell.tensor import MOST_AXES, Array
 
 from statecell_server.errors import DtypeMismatch, InvalidRequest, StatecellError
-from statecell_server.protocols.oip.turn import Answer, Turn
+from statecell_server.protocols.oip.request import Answer, SequenceRequest
 
 DATATYPES = {
     "float32": "FP32",
@@ -101,7 +101,7 @@ def _read_contents(tensor: pb.ModelInferRequest.InferInputTensor, dtype: np.dtyp
     return array.tobytes()
 
 
-def read_turn(request: pb.ModelInferRequest) -> Turn | None:
+def read_request(request: pb.ModelInferRequest) -> SequenceRequest | None:
     """The request as a step of its sequence; None: it is stateless. Raises InvalidRequest, DtypeMismatch."""
     given = _read_parameters(request)
     sequence_id, step_index = given.get("sequence_id"), given.get("step_index")
@@ -115,7 +115,7 @@ def read_turn(request: pb.ModelInferRequest) -> Turn | None:
             raise InvalidRequest(f"{name} has {len(text)} characters, the most is {LONGEST_ID}", field=name)
     if step_index is not None and step_index < 0:
         raise InvalidRequest(f"step_index is {step_index}, expected 0 or more", field="step_index")
-    return Turn(
+    return SequenceRequest(
         request.model_name,
         request.model_version,
         str(sequence_id),

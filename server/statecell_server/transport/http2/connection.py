@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from typing import cast
 
 from statecell_server.transport.http2 import frames
+from statecell_server.transport.http2.busy_poll import BusyPoll
 from statecell_server.transport.http2.call import CALL_WINDOW, Call, Method
 from statecell_server.transport.http2.frames import (
     FRAME_SIZE,
@@ -21,7 +22,6 @@ from statecell_server.transport.http2.frames import (
 )
 from statecell_server.transport.http2.headers import LIST_SIZE
 from statecell_server.transport.http2.inflow import WINDOW, Inflow
-from statecell_server.transport.http2.lookout import Lookout
 from statecell_server.transport.http2.outflow import Outflow
 from statecell_server.transport.http2.peer import Peer
 from statecell_server.transport.http2.streams import MOST_CALLS, Streams
@@ -43,13 +43,13 @@ class Connection(asyncio.Protocol):
     """
 
     def __init__(
-        self, handlers: Mapping[str, Method], max_message: int, connections: "set[Connection]", lookout: Lookout
+        self, handlers: Mapping[str, Method], max_message: int, connections: "set[Connection]", poll: BusyPoll
     ) -> None:
         """`handlers`: by path. `connections`: where this one is while it is open."""
         self._handlers = handlers
         self._max_message = max_message
         self._connections = connections
-        self._lookout = lookout
+        self._poll = poll
         self._rest = bytearray()  # the beginning of a frame
         self._needed = 0  # bytes that it will have, as far as we know
         self._greeted = self._closed = False
@@ -65,7 +65,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._connections.add(self)
-        self._out = Outflow(self._transport, self._lookout)
+        self._out = Outflow(self._transport, self._poll)
         calls: dict[int, Call] = {}
         self._peer = Peer(calls, self._out)
         inflow = Inflow(self._out, self._max_message)
@@ -150,7 +150,7 @@ class Connection(asyncio.Protocol):
                 raise ConnectionBroken(Code.PROTOCOL_ERROR, "headers were not continued")
             try:
                 if kind == frames.DATA:
-                    self._lookout.heard()
+                    self._poll.heard()
                     self._streams.data(stream, flags, data[start:stop] if size < LARGE else memoryview(data)[start:stop])
                 elif kind == frames.HEADERS:
                     self._open(stream, flags, data[start:stop])

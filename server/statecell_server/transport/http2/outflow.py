@@ -4,10 +4,10 @@ import asyncio
 from collections import OrderedDict
 
 from statecell_server.transport.http2 import frames
+from statecell_server.transport.http2.busy_poll import BusyPoll
 from statecell_server.transport.http2.call import Call
 from statecell_server.transport.http2.frames import DATA, FRAME_SIZE, HEAD, MESSAGE_HEAD, PREFIX, Code, ConnectionBroken
 from statecell_server.transport.http2.headers import RESPONSE
-from statecell_server.transport.http2.lookout import Lookout
 
 TURN = 256 << 10
 """Bytes of large messages that are sent in one turn of the loop: they must not keep the others from theirs."""
@@ -24,13 +24,13 @@ UNSENT = 256 << 20
 class Outflow:
     """Sends what there is room for at once and the rest when there is, every call in its turn."""
 
-    def __init__(self, transport: asyncio.Transport, lookout: Lookout) -> None:
+    def __init__(self, transport: asyncio.Transport, poll: BusyPoll) -> None:
         self.window = frames.DEFAULT_WINDOW  # bytes that we may send on all streams
         self.frame_size = FRAME_SIZE  # bytes of a DATA frame that the client takes, as far as we want to send them
         self.paused = False  # the transport has enough
         self.unsent = 0  # bytes that wait in the calls
         self._transport = transport
-        self._lookout = lookout
+        self._poll = poll
         transport.set_write_buffer_limits(high=BUFFERED)
         self._loop = asyncio.get_running_loop()
         self._out: list[bytes | memoryview] = []
@@ -110,7 +110,7 @@ class Outflow:
             return
         # Joined: cheaper for small frames, and asyncio's own writelines forgets to pause us before Python 3.14.
         self._transport.write(b"".join(out))
-        self._lookout.answered()
+        self._poll.answered()
         if self.paused and not self._deaf and self._transport.get_write_buffer_size() > UNREAD:
             self._deaf = True
             self._transport.pause_reading()

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 
 from statecell_server.transport.http2 import frames
-from statecell_server.transport.http2.allowance import Allowance
 from statecell_server.transport.http2.call import Call
 from statecell_server.transport.http2.frames import FRAME_SIZE, Code, ConnectionBroken, Setting, StreamBroken
 from statecell_server.transport.http2.outflow import TURN, Outflow
+from statecell_server.transport.http2.token_bucket import TokenBucket
 
 CALLS_A_TRIFLE = 64
 """Calls whose windows are changed at the cost of one frame."""
@@ -21,7 +21,7 @@ class Peer:
         self._calls = calls
         self._out = out
         # Frames that cost us more than they cost a client, and that nobody needs this often.
-        self._trifles = Allowance(burst=10_000, rate=1000)
+        self._trifles = TokenBucket(burst=10_000, rate=1000)
 
     def trifle(self, what: str, cost: int = 1) -> None:
         """It did something that it may do, but not all the time. Raises ConnectionBroken."""

@@ -8,9 +8,9 @@ from typing import Any
 import grpc
 
 from statecell_server.transport.exchange import DirectHandler
+from statecell_server.transport.http2.busy_poll import BusyPoll
 from statecell_server.transport.http2.call import Method
 from statecell_server.transport.http2.connection import FAREWELL_SECONDS, Connection
-from statecell_server.transport.http2.lookout import Lookout
 from statecell_server.transport.http2.messages import Aborted
 
 BACKLOG = 4096
@@ -25,7 +25,7 @@ class Server:
         self._max_message = max_message
         self._handlers: dict[str, Method] = {}
         self._connections: set[Connection] = set()
-        self._lookout = Lookout()
+        self._poll = BusyPoll()
 
     def add_generic_rpc_handlers(self, _: Iterable[grpc.GenericRpcHandler]) -> None:
         """As registered method handlers the same methods come once more."""
@@ -48,7 +48,7 @@ class Server:
         return found
 
     def _connection(self) -> Connection:
-        return Connection(self._handlers, self._max_message, self._connections, self._lookout)
+        return Connection(self._handlers, self._max_message, self._connections, self._poll)
 
     async def stop(self, grace: float) -> None:
         """No more calls; those that there are have `grace` seconds, and connections a little longer to close."""

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 import grpc
 
 from statecell_server.transport.http2 import frames
-from statecell_server.transport.http2.allowance import Allowance
 from statecell_server.transport.http2.call import CALL_WINDOW, Call, Method
 from statecell_server.transport.http2.frames import Code, ConnectionBroken, StreamBroken
 from statecell_server.transport.http2.headers import OK, HeaderReader, Metadata, Request, not_grpc, trailers
@@ -14,6 +13,7 @@ from statecell_server.transport.http2.inflow import WINDOW, Inflow
 from statecell_server.transport.http2.messages import Aborted
 from statecell_server.transport.http2.outflow import UNSENT, Outflow
 from statecell_server.transport.http2.peer import Peer
+from statecell_server.transport.http2.token_bucket import TokenBucket
 
 MOST_CALLS = 100_000
 """Calls at once on one connection."""
@@ -48,7 +48,7 @@ class Streams:
         self._empty = empty
         self._headers = HeaderReader()
         self._left: OrderedDict[int, None] = OrderedDict()  # streams that we have reset before the client had sent all
-        self._resets = Allowance(burst=10_000, rate=1000)
+        self._resets = TokenBucket(burst=10_000, rate=1000)
 
     # From the client
 

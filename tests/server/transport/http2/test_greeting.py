@@ -15,7 +15,7 @@ from hyperframe.frame import (
     WindowUpdateFrame,
 )
 from statecell_server.transport.http2 import connection
-from statecell_server.transport.http2.lookout import Lookout
+from statecell_server.transport.http2.busy_poll import BusyPoll
 
 from tests.server.transport.http2.conftest import settle
 from tests.server.transport.http2.echo import SAY, TALK, Front
@@ -102,7 +102,7 @@ def test_every_place_to_cut_two_packets_is_right(front: Front) -> None:
 
     async def cut(at: int) -> bytes:
         sink = Sink()
-        found = connection.Connection(front.server._handlers, 1 << 20, set(), Lookout())
+        found = connection.Connection(front.server._handlers, 1 << 20, set(), BusyPoll())
         found.connection_made(sink)
         for part in (whole[:at], whole[at:]):
             found.data_received(part)

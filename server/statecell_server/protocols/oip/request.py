@@ -1,4 +1,4 @@
-"""Turn: one request of a sequence, and the Answer to it."""
+"""SequenceRequest: one request of a sequence, and the Answer to it."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -17,7 +17,7 @@ def session_id(key: Key, *, durable: bool = False) -> str:
     return f"{DURABLE if durable else ''}sequence/{model}/{key[1]}"
 
 
-class Turn:
+class SequenceRequest:
     """One request of a sequence."""
 
     __slots__ = (

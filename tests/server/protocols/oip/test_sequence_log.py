@@ -5,16 +5,16 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
-from statecell_server.protocols.oip import roll as roll_module
-from statecell_server.protocols.oip.roll import Roll
+from statecell_server.protocols.oip import sequence_log as log_module
+from statecell_server.protocols.oip.sequence_log import SequenceLog
 
 HOUR = 3600.0
 
 
 @contextmanager
-def opened(path: Path | None, ttl: float = HOUR) -> Iterator[Roll]:
+def opened(path: Path | None, ttl: float = HOUR) -> Iterator[SequenceLog]:
     """As one server after the other has it."""
-    with closing(Roll(path, ttl)) as roll:
+    with closing(SequenceLog(path, ttl)) as roll:
         yield roll
 
 
@@ -52,7 +52,7 @@ def test_a_line_that_was_not_written_to_its_end_does_not_count(tmp_path: Path) -
 
 
 def test_the_file_does_not_grow_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(roll_module, "SLACK", 10)
+    monkeypatch.setattr(log_module, "SLACK", 10)
     path = tmp_path / "roll"
     with opened(path) as roll:
         roll.begin("stays")

@@ -1,4 +1,4 @@
-"""Lookout: a moment in which the event loop looks for the next message, in place of going to sleep."""
+"""BusyPoll: a moment in which the event loop looks for the next message, in place of going to sleep."""
 
 import asyncio
 import time
@@ -9,7 +9,7 @@ REST = 16
 """Answers that no look follows, after one in vain: clients who take their time cost the server 6 us an answer, not 100."""
 
 
-class Lookout:
+class BusyPoll:
     """Of all of a server's connections. Belongs to the event loop."""
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""GuardedStore: a store in trouble is left alone until it answers again."""
+"""CircuitBreaker: a store in trouble is left alone until it answers again."""
 
 import asyncio
 import logging
@@ -16,7 +16,7 @@ FAILURES = 3
 PROBE_SECONDS = 0.5
 
 
-class GuardedStore:
+class CircuitBreaker:
     """A StateStore around another one, with a circuit breaker.
 
     After FAILURES calls without an answer the circuit opens: calls fail at once, so that nothing waits for a dead store. A ping

@@ -1,4 +1,4 @@
-"""Roll: a file that tells the next server which sequences were live on this one."""
+"""SequenceLog: a file that tells the next server which sequences were live on this one."""
 
 import json
 import os
@@ -10,7 +10,7 @@ SLACK = 10_000
 """Lines more than names, after which the file is written anew."""
 
 
-class Roll:
+class SequenceLog:
     """Clients name sequences themselves, so a name alone does not tell a lost sequence from one that never was; this does.
 
     A line for each sequence that begins (`+`), ends (`-`) or was lost (`!`, when), as the system has it the moment it is

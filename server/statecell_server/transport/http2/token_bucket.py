@@ -1,10 +1,10 @@
-"""Allowance: how much of what costs the server more than the client one client may do."""
+"""TokenBucket: how much of what costs the server more than the client one client may do."""
 
 import time
 
 
-class Allowance:
-    """`allowance.spend()` is False when `burst` were spent at once, or more than `rate` a second for long."""
+class TokenBucket:
+    """`bucket.spend()` is False when `burst` were spent at once, or more than `rate` a second for long."""
 
     def __init__(self, burst: int, rate: float) -> None:
         self._burst, self._rate = burst, rate

@@ -1,4 +1,4 @@
-"""Allotment: the slots of a step's next run."""
+"""Allocation: the slots of a step's next run."""
 
 from collections.abc import Iterable
 
@@ -10,7 +10,7 @@ from statecell_server.sessions.session import Session
 from statecell_server.sessions.spill import spill
 
 
-def allot(step: Step, arena: StateArena, sessions: Iterable[Session]) -> None:
+def allocate(step: Step, arena: StateArena, sessions: Iterable[Session]) -> None:
     """Sets what the run reads, what it writes, and what nobody needs when it is over.
 
     It never writes to what it reads, so that one that fails half way can be made again. `sessions`: all that the arena serves;
@@ -18,23 +18,23 @@ def allot(step: Step, arena: StateArena, sessions: Iterable[Session]) -> None:
     """
     rows = step.inputs.rows
     if step.done:
-        step.sources, step.slots = step.slots, _allocate(arena, rows, sessions)
+        step.sources, step.slots = step.slots, _slots(arena, rows, sessions)
         step.spent, step.loads = step.sources, ()
         return
     sources: list[int] = []
     for session in step.sessions:
         sources += session.slots
     if len(sources) == rows:
-        step.sources, step.slots = sources, _allocate(arena, rows, sessions)
+        step.sources, step.slots = sources, _slots(arena, rows, sessions)
     else:
-        _allot_loading(step, arena, sessions)
+        _allocate_loading(step, arena, sessions)
 
 
-def _allot_loading(step: Step, arena: StateArena, sessions: Iterable[Session]) -> None:
+def _allocate_loading(step: Step, arena: StateArena, sessions: Iterable[Session]) -> None:
     """Some of the states have to be brought into the arena, to slots of their own, before they can be read."""
     rows = step.inputs.rows
     missing = sum(session.batch for session in step.sessions if session.loaded is not None)
-    slots = _allocate(arena, rows + missing, sessions)
+    slots = _slots(arena, rows + missing, sessions)
     step.slots, step.spent = slots[:rows], slots[rows:]
     sources: list[int] = []
     loads: list[tuple[list[int], list[Array]]] = []
@@ -48,7 +48,7 @@ def _allot_loading(step: Step, arena: StateArena, sessions: Iterable[Session]) -
     step.sources, step.loads = sources, loads
 
 
-def _allocate(arena: StateArena, rows: int, sessions: Iterable[Session]) -> list[int]:
+def _slots(arena: StateArena, rows: int, sessions: Iterable[Session]) -> list[int]:
     if arena.room < rows:
         spill(arena, sessions, rows - arena.room)
     return arena.allocate(rows)
