@@ -25,9 +25,12 @@ class InferStream(MessageStream):
         self._rows = rows
         self._count = count
         self._loop = asyncio.get_running_loop()
+        self._unstarted = 0  # tasks that have not had their first turn, and so do not have their places yet
 
     def receive_bytes(self, message: bytes) -> bool:
         """Whether the message was a row, and is on its way."""
+        if self._unstarted:
+            return False  # it would overtake them
         row = self._rows.begin(message, self._row_over)
         if row is None:
             return False
@@ -46,9 +49,14 @@ class InferStream(MessageStream):
         self._answer(response)
 
     def receive(self, request: pb.ModelInferRequest) -> None:
-        task = self._loop.create_task(self._infer(request))
+        self._unstarted += 1
+        task = self._loop.create_task(self._start(request))
         self._pending.add(task)
         task.add_done_callback(self._over)
+
+    async def _start(self, request: pb.ModelInferRequest) -> pb.ModelStreamInferResponse:
+        self._unstarted -= 1
+        return await self._infer(request)
 
     def _over(self, task: asyncio.Task[pb.ModelStreamInferResponse]) -> None:
         self._pending.discard(task)

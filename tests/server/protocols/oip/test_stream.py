@@ -45,6 +45,20 @@ def test_steps_sent_ahead_are_applied_in_order_and_each_answer_is_final(oip: Oip
     assert np.array_equal(np.concatenate(steps), oip.infer("lstm", X))
 
 
+def test_rows_do_not_overtake_what_was_sent_before_them(oip: OipCaller) -> None:
+    """Requests of two time steps and of one take different ways through the server."""
+    for round_ in range(20):
+        name = f"mixed{round_}"
+        lengths = (1, 1, 2, 1, 2, 1)
+        ends = np.cumsum(lengths)
+        messages = [
+            request("lstm", {"x": X[end - n : end]}, request_id=f"{end}", sequence_id=name, sequence_start=i == 0)
+            for i, (end, n) in enumerate(zip(ends, lengths, strict=True))
+        ]
+        steps = [arrays(reply.infer_response)["y"] for reply in oip.stream(messages)]
+        assert np.array_equal(np.concatenate(steps), oip.infer("lstm", X))
+
+
 def test_one_stream_carries_sequences_of_several_models_and_stateless_calls(oip: OipCaller) -> None:
     many = [[*sequence("a", "lstm")], [*sequence("b", "gru")], [*sequence("c", "lstm")]]
     messages = [message for turn in zip(*many, strict=True) for message in turn]
