@@ -50,6 +50,11 @@ class Ledger:
         self.commit(steps)
         self._changed()
 
+    async def written(self) -> None:
+        """When all that is on its way to the store now is there and committed, or has failed."""
+        if self._writing:
+            await asyncio.wait(set(self._writing))
+
     def commit(self, steps: Sequence[Step]) -> None:
         """All of them, and only then is anybody told."""
         freed: list[int] = []

@@ -88,6 +88,12 @@ class Runner:
         """Raises QueueFull."""
         self.launcher.submit(step)
 
+    async def write_every_step(self) -> None:
+        """From now on each step is in the store before it is answered; returns when no other is on its way."""
+        if self.journal is not None:
+            self.journal.every = 1
+            await self._ledger.written()
+
     def drop(self, step: Step) -> None:
         """Nobody waits for the step any more. Where it runs right now, its result will be thrown away."""
         if not step.finished and not step.running:

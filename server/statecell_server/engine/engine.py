@@ -59,15 +59,19 @@ class Engine:
     async def drain(self) -> None:
         """No new sessions from now on. Durable ones are brought to the store, and when it has them, sent to other servers."""
         self._admission.closed = True
-        for runner in self.models:
-            if runner.journal is not None:
-                runner.journal.every = 1
-        await asyncio.gather(*{s.saving for s in self.sessions if s.saving is not None})
-        saved = await asyncio.gather(*self._save(s for s in self.sessions if s.ahead), return_exceptions=True)
-        for error in saved:
+        # A step of many sessions may be on its way to the store for some of them, and move the others on when it is there.
+        await asyncio.gather(*[runner.write_every_step() for runner in self.models])
+        await self._saved()
+        self._save(s for s in self.sessions if s.ahead)
+        for error in await self._saved():
             if error is not None:  # their states cannot be read: the store has them as of their last record
                 log.error("durable sessions go on from their last records: %s", error)
         self.steps.handed_over = True
+
+    async def _saved(self) -> list[BaseException | None]:
+        """When the saving that has begun is over; what went wrong."""
+        saving = {s.saving for s in self.sessions if s.saving is not None}
+        return await asyncio.gather(*saving, return_exceptions=True)
 
     async def stop(self) -> None:
         """After the last call was answered."""
