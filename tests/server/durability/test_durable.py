@@ -14,6 +14,7 @@ from statecell_server.durability.circuit_breaker import FAILURES, CircuitBreaker
 from statecell_server.durability.record import Record
 from statecell_server.durability.store import MemoryStore, StateStore, Write
 from statecell_server.engine.engine import Engine
+from statecell_server.engine.ticket import Ticket
 from statecell_server.errors import (
     Draining,
     InvalidRequest,
@@ -232,6 +233,24 @@ async def test_a_draining_server_sends_durable_sessions_to_another(pair: Pair) -
     with pytest.raises(Draining):
         await a.lifecycle.create("lstm", durable=True)
     await step(b, session.id, 0)
+
+
+async def test_a_drain_saves_what_a_batch_on_its_way_to_the_store_moves_on(models: Path) -> None:
+    """One of its two sessions is due to be written, the other is not, and both move on when the store has answered."""
+    store = LateStore()
+    async with engines(models, store, save_every=2) as (a, b):
+        due, other = [await a.lifecycle.create("lstm", durable=True) for _ in range(2)]
+        want = await expected(b, 3)
+        await step(a, due.id, 0)
+        store.writing.clear()
+        store.seconds = [0.1]
+        answered: asyncio.Future[Ticket] = asyncio.get_running_loop().create_future()
+        a.steps.submit([due.id, other.id], {"x": np.concatenate([X[1], X[0]], 1)}, [1, 0], answered.set_result)
+        await store.writing.wait()
+        await a.drain()
+        (y,) = (await answered).outcome()[1]
+        np.testing.assert_array_equal(y, np.concatenate([want[1], want[0]], 1))
+        np.testing.assert_array_equal([await step(b, due.id, 2), await step(b, other.id, 1)], [want[2], want[1]])
 
 
 async def test_every_so_many_steps_only_some_are_written_and_the_rest_when_idle(models: Path) -> None:
