@@ -83,9 +83,9 @@ class Lifecycle:
         await self._admission.found([session], runner)
         return session
 
-    async def attach(self, session_id: str) -> Session:
-        """The session, brought from the store where it is not here. Raises as submit does."""
-        if self._takeover is not None and self._takeover.needed([session_id], [None]):
+    async def attach(self, session_id: str, *, doubt: bool = False) -> Session:
+        """The session, brought from the store where it is not here; with `doubt` as the store has it. Raises as submit does."""
+        if self._takeover is not None and (doubt or self._takeover.needed([session_id], [None])):
             absent = await self._takeover.fetch([session_id])
             if absent:
                 raise absent[session_id]

@@ -18,6 +18,8 @@ from statecell_server.sessions.table import Sessions
 
 log = logging.getLogger(__name__)
 
+ROUNDS = 8
+"""Times that a record is read, when its session keeps moving on here, before its request is refused."""
 Indexes = Sequence[Index]
 Errors = Mapping[str, StatecellError]
 
@@ -101,14 +103,26 @@ class Takeover:
         """Brings the sessions to where the store has them. What went wrong, by id."""
         ids = sorted(set(session_ids))
         errors: dict[str, StatecellError] = {}
-        try:
-            found = await self.store.load(ids) if ids else []
-        except StatecellError as error:
-            return dict.fromkeys(ids, error)
-        except Exception as error:
-            log.exception("the store failed")
-            return dict.fromkeys(ids, StoreUnavailable(f"the store does not answer: {type(error).__name__}: {error}"))
-        for session_id, data in zip(ids, found, strict=True):
+        for _ in range(ROUNDS):
+            if not ids:
+                return errors
+            try:
+                ids = await self._load(ids, errors)
+            except StatecellError as error:
+                return errors | dict.fromkeys(ids, error)
+            except Exception as error:
+                log.exception("the store failed")
+                return errors | dict.fromkeys(ids, StoreUnavailable(f"the store does not answer: {error!r}"))
+        return errors | {session_id: contended(session_id) for session_id in ids}
+
+    async def _load(self, ids: Sequence[str], errors: dict[str, StatecellError]) -> list[str]:
+        """One round trip. Gives the sessions that have moved on here meanwhile: what was read may be older than they are."""
+        before = [self._fence(session_id) for session_id in ids]
+        moved = []
+        for session_id, fence, data in zip(ids, before, await self.store.load(ids), strict=True):
+            if self._fence(session_id) != fence:
+                moved.append(session_id)
+                continue
             try:
                 if data is None:
                     self._drop(session_id)
@@ -119,7 +133,12 @@ class Takeover:
             except Exception as error:
                 log.exception("session %s cannot be loaded", session_id[:16])
                 errors[session_id] = InternalError(f"session {session_id} cannot be loaded: {error}")
-        return errors
+        return moved
+
+    def _fence(self, session_id: str) -> bytes | None:
+        """Of the copy that is here."""
+        session = self._sessions.known(session_id)
+        return None if session is None else session.fence
 
     async def record(self, session_id: str) -> Record:
         """The session's record. Raises SessionNotFound, SessionExpired, StoreUnavailable, SnapshotMismatch."""
