@@ -12,7 +12,7 @@ from statecell_server.arena.arena import StateArena
 from statecell_server.batching.step import Step
 from statecell_server.durability.record import Record
 from statecell_server.durability.store import StateStore, Write
-from statecell_server.errors import InternalError, SessionContended, StatecellError, StoreUnavailable
+from statecell_server.errors import InternalError, SessionContended, StatecellError, StepOutOfOrder, StoreUnavailable
 from statecell_server.sessions.session import Session
 
 log = logging.getLogger(__name__)
@@ -58,6 +58,9 @@ class Journal:
         saving = [s.saving for step in steps for s in step.sessions if s.saving is not None]
         if saving:  # of an older state of the same session; its outcome is met below
             await asyncio.wait(saving)
+        for step in steps:
+            if not step.waiters:  # and nobody may join it from now on, who would be answered by what was not written
+                step.fail_all(StepOutOfOrder("the step was given up before it was written"))
         due = [(step, position) for step in steps for position in range(len(step.sessions)) if self._due(step, position)]
         records = [self._encoded(step, position, part) for (step, position), part in zip(due, self._states(due), strict=True)]
         errors = iter(await self._try([write for write in records if isinstance(write, Write)]))

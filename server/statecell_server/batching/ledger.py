@@ -9,7 +9,8 @@ from statecell_server.arena.arena import StateArena
 from statecell_server.batching.journal import Journal
 from statecell_server.batching.scheduler import Scheduler
 from statecell_server.batching.step import Step
-from statecell_server.errors import InternalError, StepOutOfOrder
+from statecell_server.durability.store import contended
+from statecell_server.errors import InternalError, StatecellError, StepOutOfOrder
 from statecell_server.sessions.session import Session
 
 log = logging.getLogger(__name__)
@@ -100,9 +101,14 @@ class Ledger:
         return made
 
     def _doom(self, session: Session, step: Step) -> None:
-        """The steps that the session has pending on top of one that was not applied cannot be applied either."""
+        """The steps that the session has pending on top of one that was not applied cannot be applied either.
+
+        Not here: of a durable session another server may have applied that one meanwhile, which its record tells.
+        """
         error = step.errors.get(step.position_of(session))
-        passing = error if session.durable and error is not None and error.retry_seconds is not None else None
+        passing: StatecellError | None = None
+        if session.durable:
+            passing = error if error is not None and error.retry_seconds is not None else contended(session.id)
         expected = session.step_index
         line = self._scheduler.lines.of(session)
         for later in line[line.index(step) + 1 :]:
