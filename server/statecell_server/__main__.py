@@ -77,6 +77,9 @@ def serve(
     port: Annotated[int, typer.Option(help="Port to listen on; 0 for a free one.")] = DEFAULTS.port,
     state_memory: Annotated[str, typer.Option(help="Memory for the states of a model's sessions, such as 512MiB.")] = "1GiB",
     spill_memory: Annotated[str, typer.Option(help="Memory for the states of idle sessions beyond that.")] = "1GiB",
+    session_memory: Annotated[
+        str, typer.Option(help="Memory for what is kept beside the states: last replies, ids, waiting requests.")
+    ] = "1GiB",
     session_ttl: Annotated[float, typer.Option(help="Seconds after which an idle session is dropped.")] = DEFAULTS.session_ttl,
     max_batch: Annotated[int, typer.Option(help="Rows that run together at most.")] = DEFAULTS.max_batch,
     max_queue: Annotated[int, typer.Option(help="Steps of a model that may wait.")] = DEFAULTS.max_queue,
@@ -150,6 +153,7 @@ def serve(
             port=port,
             state_memory=size(state_memory),
             spill_memory=size(spill_memory),
+            session_memory=size(session_memory),
             session_ttl=session_ttl,
             front=front,
             max_batch=max_batch,

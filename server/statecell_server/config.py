@@ -26,6 +26,7 @@ class Config:
     port: int = 50051
     state_memory: int = 1 << 30
     spill_memory: int = 1 << 30
+    session_memory: int = 1 << 30
     session_ttl: float = 3600.0
     max_batch: int = 256
     max_queue: int = 16_384
@@ -50,7 +51,8 @@ class Config:
             raise ConfigError(f"--models {self.models} is not a folder; make one with: statecell-export examples --out models")
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"--port is {self.port}, expected 0 (a free one) to 65535")
-        for option in ("state_memory", "session_ttl", "max_batch", "max_queue", "max_message", "threads", "store_timeout"):
+        sizes = ("state_memory", "session_memory", "max_batch", "max_queue", "max_message", "threads")
+        for option in (*sizes, "session_ttl", "store_timeout"):
             if getattr(self, option) <= 0:
                 raise ConfigError(f"--{option.replace('_', '-')} is {getattr(self, option)}, expected more than 0")
         for option in ("spill_memory", "drain_seconds", "poll_models", "device_memory"):

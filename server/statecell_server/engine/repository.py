@@ -11,6 +11,7 @@ from statecell_server.durability.store import StateStore
 from statecell_server.errors import ModelInUse, ModelNotFound, ModelRefused, SnapshotMismatch, StatecellError
 from statecell_server.runtimes.loading import load
 from statecell_server.runtimes.runtime import LoadError
+from statecell_server.sessions.budget import Budget
 from statecell_server.sessions.session import Session
 from statecell_server.sessions.table import Sessions
 
@@ -31,7 +32,7 @@ class Repository:
         self._config = config
         self._store = store
         self._lost = lost
-        self._sessions = Sessions(config.session_ttl) if sessions is None else sessions
+        self._sessions = Sessions(config.session_ttl, Budget(config.session_memory)) if sessions is None else sessions
         self._runners: dict[str, dict[str, Runner]] = {}
         self._idle: set[Path] = set()  # folders of versions that were replaced and unloaded
         self._refused: dict[Path, tuple[int, str]] = {}  # folders not loaded: when their files were last changed, and why not
