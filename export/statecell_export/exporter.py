@@ -23,6 +23,7 @@ from statecell_export.quiet import quiet
 from statecell_export.reading.example import Arguments, read
 from statecell_export.reading.lift import Lifted
 from statecell_export.reading.probe import Probe, probe
+from statecell_export.reading.ranges import with_ranges
 from statecell_export.reading.recurrent import is_bare
 from statecell_export.report import Report, describe, versions
 from statecell_export.repository import check_name, new_version
@@ -147,6 +148,7 @@ def study(
     form.weights(module)
     itself = copy.deepcopy(module)
     double = copy.deepcopy(module).double()  # before it runs: what it computes then cannot always be copied
+    arguments = with_ranges(module, arguments)
     found = probe(module, arguments, name, states)
     lifted, exact = Lifted(module, found.plan), _exact(double, found)
     verifier = Verifier(lifted, exact, found.spec, found.leaves, form)
