@@ -16,6 +16,8 @@ from torch import nn
 from statecell_export.errors import ExampleError, ModuleRefusedError
 from statecell_export.reading.observe import Observation
 
+_MOVES = {"transpose", "permute", "contiguous", "squeeze", "unsqueeze", "view", "reshape", "movedim", "clone", "detach"}
+"""Methods whose result is called what they were called on: h.transpose(0, 1) is h."""
 _DECORATION = re.compile(r"(?:^|_)(?:new|next|prev|previous|last|old|out|cur|current|in|t|n|\d+)(?=_|$)|(?<=[a-z])\d+$")
 
 
@@ -120,7 +122,7 @@ def _names(module: nn.Module, seen: Observation) -> list[str]:
 def _flat(node: ast.expr) -> list[str]:
     if isinstance(node, ast.Tuple | ast.List):
         return [name for element in node.elts for name in _flat(element)]
-    while isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):  # h of h.transpose(0, 1)
+    while isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _MOVES:
         node = node.func.value
     return [node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""]
 
