@@ -15,7 +15,6 @@ from statecell_export.reading.axes import SIZES
 from statecell_export.reading.example import Arguments, Leaf
 from statecell_export.reading.observe import Observation, observe
 
-
 SECONDS = 5.0
 """For the search; whoever's module takes longer is asked."""
 MOST_GUESSES = 20_000

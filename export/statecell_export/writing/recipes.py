@@ -34,6 +34,7 @@ class Source:
     spec: ModelSpec
     form: Form
     tensors: Callable[[int], tuple[Tensor, ...]]
+    wrapped: Callable[[nn.Module], nn.Module]  # what `module` is of a copy of the user's own
 
 
 Onnx = Callable[[Source], onnx.ModelProto]
