@@ -77,8 +77,7 @@ class Engine:
         """After the last call was answered."""
         for task in self._tasks:
             task.cancel()
-        for runner in self.models:
-            runner.stop()
+        self.models.stop()
 
     async def _sweep(self) -> None:
         while True:

@@ -180,8 +180,8 @@ class GRPCInferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
         index = pb.RepositoryIndexResponse()
         for runner in self._engine.models:
             index.models.add(name=runner.name, version=runner.version, state="READY")
-        for name, version, why in () if request.ready else self._engine.models.absent():
-            index.models.add(name=name, version=version, state="UNAVAILABLE", reason=why)
+        for absent in () if request.ready else await self._engine.models.absent():
+            index.models.add(name=absent.name, version=absent.version, state="UNAVAILABLE", reason=absent.reason)
         return index
 
     @unary
