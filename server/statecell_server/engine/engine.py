@@ -50,8 +50,7 @@ class Engine:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        for runner in self.models:
-            runner.start()
+        self.models.start(self._changed)
         self._tasks.append(asyncio.create_task(self._sweep()))
         if self._config.poll_models:
             self._tasks.append(asyncio.create_task(self._poll()))

@@ -3,7 +3,7 @@
 import asyncio
 import concurrent.futures
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,20 +11,19 @@ from statecell_server.batching.runner import Runner
 from statecell_server.config import Config
 from statecell_server.durability.store import StateStore
 from statecell_server.engine.attempt import attempt
+from statecell_server.engine.loader import Loader
 from statecell_server.engine.shelf import Found, Mark, look, look_at
-from statecell_server.errors import ModelInUse, ModelNotFound, ModelRefused, SnapshotMismatch, StatecellError
-from statecell_server.runtimes import trial_load
-from statecell_server.runtimes.loading import load
+from statecell_server.errors import ModelInUse, ModelNotFound, ModelRefused, SnapshotMismatch
 from statecell_server.runtimes.runtime import DeviceError, DeviceLost, LoadError
 from statecell_server.sessions.session import Session
 from statecell_server.sessions.table import Sessions
 
 log = logging.getLogger(__name__)
 
+PATIENCE = 10.0
+"""Seconds that a start waits for a model that is tried, of which none takes long, before it serves the others."""
 AT_ONCE = 4
 """Versions that are loaded side by side: one that hangs does not hold up the others."""
-LONGEST_REASON = 1000
-"""Characters."""
 
 
 class Refusal(NamedTuple):
@@ -57,16 +56,15 @@ class Repository:
         Raises LoadError where there is none to serve, and where a device that an option names cannot be used.
         """
         self._config = config
-        self._store = store
         self._lost = lost
-        self._sessions = Sessions(config.session_ttl) if sessions is None else sessions
+        self._loader = Loader(config, store, Sessions(config.session_ttl) if sessions is None else sessions, lost)
         self._runners: dict[str, dict[str, Runner]] = {}
         self._idle: set[Path] = set()  # folders of versions that were replaced and unloaded
         self._refused: dict[Path, Refusal] = {}
         self._unloaded: set[str] = set()  # models that were unloaded by name
         self._bringing: dict[Path, asyncio.Task[None]] = {}
+        self._late: dict[Path, tuple[Found, concurrent.futures.Future[Runner]]] = {}  # from the start
         self._at_once = asyncio.Semaphore(AT_ONCE)
-        self._trials = trial_load.Trials(config)
         self._told: object = None  # what was served and refused when the last look ended
         self._take_all()
 
@@ -74,13 +72,12 @@ class Repository:
         config = self._config
         found = look(config.models)
         for one in found:
-            try:
-                self._add(attempt(lambda one=one: self._load(one), f"load {one.name}").result(self._longest))  # type: ignore[misc]
-            except (DeviceError, DeviceLost):
-                raise
-            except Exception as error:
-                self._refuse(one, error)
-        self._trials.rest()
+            loading = self._loader.load(one)
+            self._settle(one, loading, min(PATIENCE, self._loader.longest) if self._loader.tries(one) else self._loader.longest)
+        for one, loading in list(self._late.values()):
+            if not self._runners:  # nobody is held up
+                self._settle(one, loading, self._loader.longest)
+        self._loader.rest()
         if not found:
             raise LoadError(f"there is no model in {config.models}: expected <name>/<version>/model.onnx or model.pt")
         if not self._runners:
@@ -93,45 +90,34 @@ class Repository:
                 if name not in names:
                     raise LoadError(f"{option} names {name!r}, which is no model; there are {', '.join(names)}")
 
-    @property
-    def _longest(self) -> float:
-        """Seconds for a version: to be tried, and to be loaded."""
-        return 2 * self._config.load_seconds
+    def _settle(self, one: Found, loading: "concurrent.futures.Future[Runner]", seconds: float) -> None:
+        """Takes in what is loaded by then; what is still being loaded, though others wait to be served, comes later."""
+        self._late.pop(one.folder, None)
+        try:
+            self._add(loading.result(seconds))
+        except (DeviceError, DeviceLost):
+            raise
+        except Exception as error:
+            if loading.done() or seconds == self._loader.longest:
+                self._refuse(one, error)
+            else:
+                self._late[one.folder] = one, loading
+                log.warning("%s/%s is not loaded after %g s: the others are served before it", one.name, one.version, seconds)
+
+    def start(self, changed: Callable[[], None]) -> None:
+        """On the event loop that is to own it. `changed` is called when what takes long to load is there, or refused."""
+        for runner in self:
+            runner.start()
+        for folder, (one, loading) in self._late.items():
+            task = self._keep(folder, self._finish(one, loading))
+            task.add_done_callback(lambda _: changed())
+        self._late.clear()
 
     def _refuse(self, one: Found, error: Exception) -> None:
         """It is logged once, and tried again when its files have changed."""
-        if isinstance(error, concurrent.futures.TimeoutError):
-            reason = f"{one.folder} was given up: its file did not come, or the model was not loaded, in {self._longest:g} s"
-        elif isinstance(error, LoadError | StatecellError):
-            reason = str(error)
-        else:
-            reason = f"{one.folder} cannot be loaded: {type(error).__name__}: {error}"
-        reason = " ".join(reason.encode("utf-8", "backslashreplace").decode().split())
-        reason = reason if len(reason) <= LONGEST_REASON else f"{reason[:LONGEST_REASON]}..."
+        reason = self._loader.reason(one, error)
         self._refused[one.folder] = Refusal(one.mark, reason)
         log.error("%s/%s is not served: %s", one.name, one.version, reason)
-
-    def _load(self, one: Found) -> Runner:
-        """Raises LoadError and others: what is in the folder may be anything."""
-        if wrong := one.wrong():
-            raise LoadError(wrong)
-        config, name, folder = self._config, one.name, one.folder
-        files = [file for file, *_ in one.mark]
-        chosen = config.runtimes.get(name) or ("onnxruntime" if "model.onnx" in files else "torchscript")
-        device = config.devices.get(name, config.device)
-        path = folder / ("model.onnx" if chosen == "onnxruntime" else "model.pt")
-        tried = self._trials.run(folder, chosen, device) if trial_load.wanted(config, path, device) else None
-        runtime = load(folder, chosen, device, config)
-        if tried is not None and tried[0] != runtime.digest:
-            raise LoadError(
-                f"{path} changed while it was loaded: write it under another name, such as model.part, and rename it"
-            )
-        sharing = tried[1] if tried is not None and device.kind != "auto" else None
-        runner = Runner(name, one.version, runtime, config, self._store, self._sessions, self._lost, sharing)
-        log.info(
-            "%s/%s runs in %s on %s%s", name, one.version, runtime.name, runtime.device, runner.note and f": {runner.note}"
-        )
-        return runner
 
     def _add(self, runner: Runner) -> None:
         self._runners.setdefault(runner.name, {})[runner.version] = runner
@@ -179,7 +165,7 @@ class Repository:
         """Loads the version again, if it was unloaded and is still in the folder."""
         folder = self._config.models / name / version
         if folder in self._idle:
-            await self._bring(folder)
+            await asyncio.shield(self._bring(folder))  # a caller who goes away takes nothing from the others who wait
 
     async def refresh(self, in_use: Callable[[Runner], int]) -> bool:
         """Takes new versions in, and unloads those that are older than the newest and not in use. Whether any changed.
@@ -264,7 +250,7 @@ class Repository:
         """What is being loaded is left to itself."""
         for task in self._bringing.values():
             task.cancel()
-        self._trials.close()
+        self._loader.close()
         for runner in self:
             runner.stop()
 
@@ -272,8 +258,12 @@ class Repository:
         """Loads the folder's version, if it is not and is not about to be. Never fails: what cannot be loaded is refused."""
         task = self._bringing.get(folder)
         if task is None:
-            task = self._bringing[folder] = asyncio.create_task(self._take(folder))
-            task.add_done_callback(lambda _: self._bringing.pop(folder, None))
+            task = self._keep(folder, self._take(folder))
+        return task
+
+    def _keep(self, folder: Path, coming: Coroutine[None, None, None]) -> "asyncio.Task[None]":
+        task = self._bringing[folder] = asyncio.create_task(coming)
+        task.add_done_callback(lambda _: self._bringing.pop(folder, None))
         return task
 
     async def _take(self, folder: Path) -> None:
@@ -283,20 +273,20 @@ class Repository:
             one = await asyncio.wrap_future(attempt(lambda: look_at(folder), "look at a model"))
             if one is None or (folder in self._refused and self._refused[folder].mark == one.mark):
                 return
-            try:
-                loading = attempt(lambda: self._load(one), f"load {one.name}")
-                runner = await asyncio.wait_for(asyncio.wrap_future(loading), self._longest)
-            except DeviceLost as error:
-                self._refuse(one, error)
+            await self._finish(one, self._loader.load(one))
+
+    async def _finish(self, one: Found, loading: "concurrent.futures.Future[Runner]") -> None:
+        try:
+            runner = await asyncio.wait_for(asyncio.wrap_future(loading), self._loader.longest)
+        except Exception as error:
+            self._refuse(one, error)
+            if isinstance(error, DeviceLost):
                 self._lost(str(error))
-                return
-            except Exception as error:
-                self._refuse(one, error)
-                return
-            finally:
-                self._trials.rest()
-            runner.start()
-            self._add(runner)
-            self._idle.discard(folder)
-            self._refused.pop(folder, None)
-            log.info("loaded %s version %s", one.name, one.version)
+            return
+        finally:
+            self._loader.rest()
+        runner.start()
+        self._add(runner)
+        self._idle.discard(one.folder)
+        self._refused.pop(one.folder, None)
+        log.info("loaded %s version %s", one.name, one.version)

@@ -1,7 +1,9 @@
 """Artifact: a model's file, read whole; whatever else lies under its name is refused at once and holds up nobody."""
 
+import io
 import os
 import stat
+import zipfile
 from pathlib import Path
 
 from statecell_server.runtimes.runtime import LoadError
@@ -24,6 +26,12 @@ def read(path: Path) -> bytes:
     if len(content) != status.st_size:
         raise LoadError(f"{path} changed while it was read: write it under another name, such as model.part, and rename it")
     return content
+
+
+def require_zip(path: Path) -> None:
+    """Raises LoadError where the file is none of TorchScript's, which are zip archives."""
+    if not zipfile.is_zipfile(io.BytesIO(read(path))):
+        raise LoadError(f"{path} is no TorchScript: it is not a zip archive, or has no end")
 
 
 def _require_file(path: Path, status: os.stat_result) -> None:

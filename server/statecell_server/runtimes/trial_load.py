@@ -29,16 +29,14 @@ MOST_ANSWER = 1 << 16
 """Bytes. The answer comes from a process that a model may have got hold of: it is read as text, and bounded."""
 
 
-def wanted(config: Config, path: Path, device: Device) -> bool:
-    """Whether --trial-load has this artifact tried: "auto" where that costs under a second.
+def wanted(config: Config, runtime: str, device: Device, size: int) -> bool:
+    """Whether --trial-load has an artifact of so many bytes tried: "auto" where that costs under a second.
 
     Not where torch would have to be imported or a GPU be opened a second time, and not where a large file would be read twice.
     """
     if config.trial_load != "auto":
         return config.trial_load == "always"
-    with contextlib.suppress(OSError):  # what cannot be read is refused by whoever reads it
-        return path.name == "model.onnx" and device.kind == "cpu" and path.stat().st_size <= SMALL
-    return False
+    return runtime == "onnxruntime" and device.kind == "cpu" and size <= SMALL
 
 
 class Trials:
