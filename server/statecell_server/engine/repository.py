@@ -81,7 +81,7 @@ class Repository:
         if not found:
             raise LoadError(f"there is no model in {config.models}: expected <name>/<version>/model.onnx or model.pt")
         if not self._runners:
-            reasons = [refusal.reason for refusal in self._refused.values()]
+            reasons = [f"{'/'.join(folder.parts[-2:])}: {refusal.reason}" for folder, refusal in self._refused.items()]
             more = f"; and {len(reasons) - 3} more" if len(reasons) > 3 else ""
             raise LoadError(f"no model in {config.models} can be served: {'; '.join(reasons[:3])}{more}")
         names = sorted({one.name for one in found})
