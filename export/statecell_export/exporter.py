@@ -20,9 +20,11 @@ from statecell_export.proving.runners import Arrays, runner
 from statecell_export.proving.streaming import min_batch, only_a_loop, why_not
 from statecell_export.proving.verify import Verifier
 from statecell_export.quiet import quiet
+from statecell_export.reading.eager import check_eager, uncompile, untie
 from statecell_export.reading.example import Arguments, read
 from statecell_export.reading.lift import Lifted
 from statecell_export.reading.probe import Probe, probe
+from statecell_export.reading.ranges import with_ranges
 from statecell_export.reading.recurrent import is_bare
 from statecell_export.report import Report, describe, versions
 from statecell_export.repository import check_name, new_version
@@ -147,6 +149,7 @@ def study(
     form.weights(module)
     itself = copy.deepcopy(module)
     double = copy.deepcopy(module).double()  # before it runs: what it computes then cannot always be copied
+    arguments = with_ranges(module, arguments)
     found = probe(module, arguments, name, states)
     lifted, exact = Lifted(module, found.plan), _exact(double, found)
     verifier = Verifier(lifted, exact, found.spec, found.leaves, form)
@@ -177,13 +180,15 @@ def prepared(module: nn.Module) -> nn.Module:
     if not isinstance(module, nn.Module):
         weights = "; make the module and call module.load_state_dict(weights) first" if isinstance(module, Mapping) else ""
         raise ModuleRefusedError(f"module is a {type(module).__name__}, expected an nn.Module{weights}")
+    check_eager(module)
     try:
-        module = copy.deepcopy(module).eval().cpu()
+        module = uncompile(copy.deepcopy(module)).eval().cpu()
     except RuntimeError as error:  # it has run, and holds weights that it computed from others
         raise ModuleRefusedError(
             f"{type(module).__name__} cannot be copied: {str(error).split('.')[0]}; make weight_norm and the like permanent by "
             "torch.nn.utils.parametrize.remove_parametrizations, or export before it runs"
         ) from error
+    untie(module)
     for path, parameter in module.named_parameters():
         if parameter.is_floating_point() and parameter.dtype != torch.float32:
             raise ModuleRefusedError(

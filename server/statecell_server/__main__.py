@@ -85,6 +85,9 @@ def serve(
     port: Annotated[int, typer.Option(help="Port to listen on; 0 for a free one.")] = DEFAULTS.port,
     state_memory: Annotated[str, typer.Option(help="Memory for the states of a model's sessions, such as 512MiB.")] = "1GiB",
     spill_memory: Annotated[str, typer.Option(help="Memory for the states of idle sessions beyond that.")] = "1GiB",
+    session_memory: Annotated[
+        str, typer.Option(help="Memory for what is kept beside the states: last replies, ids, waiting requests.")
+    ] = "1GiB",
     session_ttl: Annotated[float, typer.Option(help="Seconds after which an idle session is dropped.")] = DEFAULTS.session_ttl,
     max_batch: Annotated[int, typer.Option(help="Rows that run together at most.")] = DEFAULTS.max_batch,
     max_queue: Annotated[int, typer.Option(help="Steps of a model that may wait.")] = DEFAULTS.max_queue,
@@ -172,6 +175,7 @@ def serve(
                 for option, text in (
                     ("state_memory", state_memory),
                     ("spill_memory", spill_memory),
+                    ("session_memory", session_memory),
                     ("max_message", max_message),
                     ("device_memory", device_memory),
                 )

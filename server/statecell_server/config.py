@@ -18,6 +18,7 @@ _DAY = 86_400.0
 LIMITS: dict[str, tuple[float, float]] = {
     "state_memory": (1, 1 << 50),
     "spill_memory": (0, 1 << 50),
+    "session_memory": (1, 1 << 50),
     "device_memory": (0, 1 << 50),
     "max_message": (1, (1 << 31) - 1),  # Protocol Buffers' own limit
     "max_batch": (1, 1 << 16),
@@ -45,6 +46,7 @@ class Config:
     port: int = 50051
     state_memory: int = 1 << 30
     spill_memory: int = 1 << 30
+    session_memory: int = 1 << 30
     session_ttl: float = 3600.0
     max_batch: int = 256
     max_queue: int = 16_384

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
@@ -25,6 +26,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, inputs: list[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.found = ""
+        self.checking = False  # within a function that looks at values only to refuse some of them
         self._from_inputs = WeakIdKeyDictionary()
         for tensor in inputs:
             self._from_inputs[tensor] = True
@@ -33,7 +35,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         name = func.overloadpacket.__name__
         given = [leaf for leaf in tree_leaves((args, kwargs or {})) if isinstance(leaf, Tensor)]
         depends = any(tensor in self._from_inputs for tensor in given)
-        if depends and name in _READS and not self.found:
+        if depends and name in _READS and not self.found and not self.checking:
             self.found = _line()
         result = func(*args, **(kwargs or {}))
         if depends and name not in _SHAPED:
@@ -41,6 +43,25 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 if isinstance(leaf, Tensor):
                     self._from_inputs[leaf] = True
         return result
+
+
+class _Checks(TorchFunctionMode):
+    """Knows the functions that look at values and do the same whatever they are, or fail."""
+
+    def __init__(self, watch: _Watch) -> None:
+        super().__init__()
+        self._watch = watch
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = kwargs or {}
+        classes = given.get("num_classes", args[1] if len(args) > 1 else -1) if func is torch.nn.functional.one_hot else -1
+        if classes == -1:  # where they are not given, the largest value decides
+            return func(*args, **given)
+        self._watch.checking = True
+        try:
+            return func(*args, **given)
+        finally:
+            self._watch.checking = False
 
 
 def _line() -> str:
@@ -57,6 +78,6 @@ def branch(module: nn.Module, arguments: Arguments) -> str:
     tensors = {leaf.name: leaf.value.clone() for leaf in arguments.leaves}
     args, kwargs = arguments.filled(tensors)
     watch = _Watch(list(tensors.values()))
-    with torch.no_grad(), watch:
+    with torch.no_grad(), watch, _Checks(watch):
         module(*args, **kwargs)
     return watch.found

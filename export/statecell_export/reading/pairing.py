@@ -120,6 +120,8 @@ def _names(module: nn.Module, seen: Observation) -> list[str]:
 def _flat(node: ast.expr) -> list[str]:
     if isinstance(node, ast.Tuple | ast.List):
         return [name for element in node.elts for name in _flat(element)]
+    while isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):  # h of h.transpose(0, 1)
+        node = node.func.value
     return [node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""]
 
 

@@ -139,10 +139,14 @@ def _given(
 ) -> tuple[tuple[str, int], ...]:
     """The arguments that are states, and the results that carry them on: as the caller has `said`, the others found.
 
-    A state is float, has no time axis, is not the first argument, and comes back in its own shape.
+    A state is float, has no time axis, and comes back in its own shape. The first argument is one only where it is handed to
+    a recurrent module as its state.
     """
     fitting = {}
-    for leaf in arguments.leaves[1:]:
+    first, handed = arguments.leaves[0].name, {id(state) for root in seen.roots for state in root.states or ()}
+    for leaf in arguments.leaves:
+        if leaf.name == first and id(seen.tensors[first]) not in handed:
+            continue
         if leaf.value.is_floating_point() and leaf.shape is not None and SEQ_LEN not in leaf.shape:
             fits = [i for i, shape in enumerate(shapes) if shape == leaf.shape and seen.results[i].dtype == leaf.value.dtype]
             if fits:

@@ -11,6 +11,7 @@ from statecell_server.batching.scheduler import Scheduler
 from statecell_server.batching.step import Step
 from statecell_server.durability.store import contended
 from statecell_server.errors import InternalError, StatecellError, StepOutOfOrder
+from statecell_server.sessions.budget import Budget
 from statecell_server.sessions.session import Session
 
 log = logging.getLogger(__name__)
@@ -22,9 +23,17 @@ Move = tuple[Session, tuple[int, ...], bytes]
 class Ledger:
     """Commits the steps of one model and tells those who wait. Belongs to the event loop."""
 
-    def __init__(self, arena: StateArena, scheduler: Scheduler, journal: Journal | None, changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        arena: StateArena,
+        budget: Budget,
+        scheduler: Scheduler,
+        journal: Journal | None,
+        changed: Callable[[], None],
+    ) -> None:
         """`changed` is called when steps were committed some time after they had run."""
         self._arena = arena
+        self._budget = budget
         self._scheduler = scheduler
         self._journal = journal
         self._changed = changed
@@ -78,11 +87,14 @@ class Ledger:
         moves: Iterable[Move] = zip(step.sessions, step.slots_of_each(), replies, strict=False)
         if step.errors or not step.waiters:
             moves = self._refuse(step, moves, freed)
+        kept = 0
         for session, slots, reply in moves:
+            kept += len(reply) - len(session.reply)
             freed += session.slots
             session.slots, session.loaded = slots, None
             session.step_index += seq_len
             session.replied, session.reply = replied, reply
+        self._budget.used += kept
         if step.fences:
             for position, fence in step.fences.items():
                 if position not in step.errors:

@@ -61,8 +61,11 @@ class Runner:
         self.arena = runtime.arena(config.state_memory, max_batch * (1 if store is None else STORE_BATCHES))
         stamp = Stamp(name, version, runtime.digest, sessions.mark)
         self.journal = None if store is None else Journal(store, stamp, self.spec, self.arena, config.save_every)
-        self.scheduler = Scheduler(self.spec, self.sharing.max_batch, config.max_queue, self.sharing.run_length)
+        self.scheduler = Scheduler(
+            self.spec, sessions.budget, self.sharing.max_batch, config.max_queue, self.sharing.run_length
+        )
         self.replies = Replies(self.spec.outputs)
+        self.max_answer = config.max_message
         self.home = Home(name, version, self.replies)
         self.sessions = Residents(sessions, self.home)
         self.capacity = self.arena.budget + config.spill_memory // max(self.arena.row_bytes, 1)
@@ -71,7 +74,7 @@ class Runner:
         self.launcher = Launcher(
             f"{name}-{version}", self.scheduler, executor, self.arena, self.sessions, lost, on_loop=on_loop
         )
-        self._ledger = Ledger(self.arena, self.scheduler, self.journal, self.launcher.wake)
+        self._ledger = Ledger(self.arena, sessions.budget, self.scheduler, self.journal, self.launcher.wake)
 
     @property
     def note(self) -> str:

@@ -12,6 +12,7 @@ _running: set[threading.Thread] = set()
 def attempt(call: Callable[[], T], name: str) -> "Future[T]":
     """What `call` gives or raises, some day. Not of a pool: a pool's threads are waited for when the process ends."""
     future: Future[T] = Future()
+    future.set_running_or_notify_cancel()  # it cannot be cancelled: who gives it up lets it end by itself
 
     def run() -> None:
         try:

@@ -15,6 +15,7 @@ from statecell_server.engine.lifecycle import Lifecycle
 from statecell_server.engine.repository import Repository
 from statecell_server.engine.steps import Steps
 from statecell_server.engine.takeover import Takeover
+from statecell_server.sessions.budget import Budget
 from statecell_server.sessions.session import Session
 from statecell_server.sessions.table import Sessions
 
@@ -38,7 +39,7 @@ class Engine:
 
         Raises runtime.LoadError.
         """
-        self.sessions = Sessions(config.session_ttl)
+        self.sessions = Sessions(config.session_ttl, Budget(config.session_memory))
         self.models = Repository(config, store, self.sessions, lost)
         self._config = config
         self._changed = changed

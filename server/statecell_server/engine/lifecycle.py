@@ -84,8 +84,9 @@ class Lifecycle:
         return session
 
     async def attach(self, session_id: str, *, doubt: bool = False) -> Session:
-        """The session, brought from the store where it is not here; with `doubt` as the store has it. Raises as submit does."""
-        if self._takeover is not None and (doubt or self._takeover.needed([session_id], [None])):
+        """The session, brought from the store where it is not here; with `doubt` as the store has it now. Raises as submit does."""
+        asked = doubt and session_id.startswith(DURABLE)
+        if self._takeover is not None and (asked or self._takeover.needed([session_id], [None])):
             absent = await self._takeover.fetch([session_id])
             if absent:
                 raise absent[session_id]
@@ -145,6 +146,7 @@ class Lifecycle:
                 reset = StepOutOfOrder(f"session {session_id} was reset", session_id=session_id, expected_step_index=0)
                 runner.abandon(session, reset)
                 runner.release(session)
+                runner.sessions.replace_reply(session, 0, b"")
                 session.reset()
                 return session
             if not isinstance(error, SessionContended):

@@ -15,6 +15,7 @@ from statecell_server.engine.loader import Loader
 from statecell_server.engine.shelf import Found, Mark, look, look_at
 from statecell_server.errors import ModelInUse, ModelNotFound, ModelRefused, SnapshotMismatch
 from statecell_server.runtimes.runtime import DeviceError, DeviceLost, LoadError
+from statecell_server.sessions.budget import Budget
 from statecell_server.sessions.session import Session
 from statecell_server.sessions.table import Sessions
 
@@ -57,7 +58,9 @@ class Repository:
         """
         self._config = config
         self._lost = lost
-        self._loader = Loader(config, store, Sessions(config.session_ttl) if sessions is None else sessions, lost)
+        if sessions is None:
+            sessions = Sessions(config.session_ttl, Budget(config.session_memory))
+        self._loader = Loader(config, store, sessions, lost)
         self._runners: dict[str, dict[str, Runner]] = {}
         self._idle: set[Path] = set()  # folders of versions that were replaced and unloaded
         self._refused: dict[Path, Refusal] = {}

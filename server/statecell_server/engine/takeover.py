@@ -160,33 +160,40 @@ class Takeover:
         if session is not None and session.fence == record.fence and not session.stale:
             return
         runner = await self._models.holding(record.model, record.version, record.digest)
+        states, replied, reply = _content(record, runner)
         session = self._sessions.known(session_id)  # as it is after the wait
         if session is None:
             session = Session(session_id, runner.home, record.batch, durable=True, created=record.created)
-            _set(session, runner, record)
+            session.replied, session.reply = replied, reply
+            _set(session, record, states)
             self._enter(session, runner)
             self.taken += record.owner != self._sessions.mark
             log.debug("took over session %s at step_index %d from %s", session_id[:16], record.step_index, record.owner)
         elif session.fence != record.fence or session.stale:
             runner.abandon(session, contended(session_id))
             runner.release(session)
-            _set(session, runner, record)
+            runner.sessions.replace_reply(session, replied, reply)
+            _set(session, record, states)
             log.debug("session %s was moved on to step_index %d by %s", session_id[:16], record.step_index, record.owner)
 
 
-def _set(session: Session, runner: Runner, record: Record) -> None:
-    """The state, where it stands and the last reply, as the record has them. Raises SnapshotMismatch."""
+def _set(session: Session, record: Record, states: list[Array]) -> None:
+    session.load(states)
+    session.step_index, session.fence, session.stale = record.step_index, record.fence, False
+
+
+def _content(record: Record, runner: Runner) -> tuple[list[Array], int, bytes]:
+    """The states, the time steps of the last request, and the reply to it. Raises SnapshotMismatch."""
     if record.batch < 1 or not 0 <= record.step_index <= LAST_INDEX or record.reply_start > record.step_index:
         raise SnapshotMismatch(
             f"a session's record has batch {record.batch}, step_index {record.step_index} and the reply to {record.reply_start}"
         )
-    session.load(states_of(record, runner.spec))
-    session.step_index, session.fence, session.stale = record.step_index, record.fence, False
-    session.replied, session.reply = 0, b""
-    if record.reply_start >= 0:
-        outputs = [record.outputs[t.name] for t in runner.spec.outputs]
-        (session.reply,) = runner.replies.cut(outputs, [record.batch])
-        session.replied = record.step_index - record.reply_start
+    states = states_of(record, runner.spec)
+    if record.reply_start < 0:
+        return states, 0, b""
+    outputs = [record.outputs[t.name] for t in runner.spec.outputs]
+    (reply,) = runner.replies.cut(outputs, [record.batch])
+    return states, record.step_index - record.reply_start, reply
 
 
 def states_of(record: Record, spec: ModelSpec) -> list[Array]:

@@ -46,6 +46,7 @@ class Trials:
         self._config = replace(config, store="")  # no business of a model's, with its password
         self._idle: list[_Process] = []
         self._busy: set[_Process] = set()
+        self._closed = False
         self._lock = threading.Lock()
 
     def run(self, folder: Path, runtime: str, device: Device) -> tuple[str, Sharing]:
@@ -60,6 +61,7 @@ class Trials:
         finally:
             with self._lock:
                 self._busy.discard(process)
+                fit = fit and not self._closed
                 if fit:
                     self._idle.append(process)
             if not fit:
@@ -77,6 +79,7 @@ class Trials:
         """Ends all of them, whatever they do."""
         self.rest()
         with self._lock:
+            self._closed = True
             busy = list(self._busy)
         for process in busy:
             process.end()

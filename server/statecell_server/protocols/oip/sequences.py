@@ -60,12 +60,14 @@ class Sequences:
             for old in [k for k, s in self._sequences.items() if not s.busy and self._known(s.session_id) is None]:
                 self._forget(old)
             self._prune_at = 2 * len(self._sequences) + 1024
-        sequence = self._sequences[key] = Sequence(session_id(key))
+        sequence = self._sequences[key] = Sequence(session_id(key), self._engine.sessions.budget)
         return sequence
 
     def _forget(self, key: Key) -> None:
         """The id is not in use any more."""
-        self._sequences.pop(key, None)
+        sequence = self._sequences.pop(key, None)
+        if sequence is not None:
+            sequence.forget()
         self._log.end(session_id(key))
 
     async def _attached(self, sequence: Sequence, request: SequenceRequest) -> Session | None:
