@@ -16,8 +16,8 @@ from statecell_server.batching.step import Step
 from statecell_server.config import Config
 from statecell_server.durability.store import StateStore
 from statecell_server.errors import StatecellError
-from statecell_server.runtimes.invariance import decide
-from statecell_server.runtimes.runtime import Runtime
+from statecell_server.runtimes.invariance import Sharing, decide
+from statecell_server.runtimes.runtime import Runtime, most_rows
 from statecell_server.sessions.reply import Replies
 from statecell_server.sessions.session import INITIAL, Home, Session
 from statecell_server.sessions.table import Residents, Sessions
@@ -44,16 +44,20 @@ class Runner:
         store: StateStore | None,
         sessions: Sessions,
         lost: Callable[[str], None],
+        sharing: Sharing | None = None,
     ) -> None:
-        """`sessions`: all that the server has. `lost` is called, by any thread, where the model's device breaks."""
-        max_batch = config.max_batch
+        """`sessions`: all that the server has. `lost` is called, by any thread, where the model's device breaks.
+
+        `sharing`: as it was measured before; None: it is measured now. Raises LoadError, StateBudgetExceeded.
+        """
+        max_batch = most_rows(runtime.spec, config.max_batch, config.state_memory)
         self.name = name
         self.version = version
         self.spec = runtime.spec
         self.runtime = runtime
         self.check = InputCheck(self.spec)
         self.output_names = [t.name for t in self.spec.outputs]
-        self.sharing = decide(runtime, config.batch_variance, max_batch)
+        self.sharing = sharing or decide(runtime, config.batch_variance, max_batch)
         self.arena = runtime.arena(config.state_memory, max_batch * (1 if store is None else STORE_BATCHES))
         stamp = Stamp(name, version, runtime.digest, sessions.mark)
         self.journal = None if store is None else Journal(store, stamp, self.spec, self.arena, config.save_every)

@@ -51,8 +51,7 @@ class Engine:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        for runner in self.models:
-            runner.start()
+        self.models.start(self._changed)
         self._tasks.append(asyncio.create_task(self._sweep()))
         if self._config.poll_models:
             self._tasks.append(asyncio.create_task(self._poll()))
@@ -78,8 +77,7 @@ class Engine:
         """After the last call was answered."""
         for task in self._tasks:
             task.cancel()
-        for runner in self.models:
-            runner.stop()
+        self.models.stop()
 
     async def _sweep(self) -> None:
         while True:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from statecell_server.config import Config
 from statecell_server.device import Device
-from statecell_server.runtimes import trial
+from statecell_server.runtimes import artifact, trial
 from statecell_server.runtimes.runtime import LoadError, Runtime
 
 TRIED_ROWS = 16
@@ -23,13 +23,15 @@ def load(folder: Path, runtime: str, device: Device, config: Config) -> Runtime:
         return _onnx(device, config)(folder / "model.onnx", config.threads, device, _rest(device, config))
     if device.kind != "cpu":
         raise LoadError(f"{folder} is to run in TorchScript, which is here for the CPU only: --device {folder.parent.name}=cpu")
+    path = folder / "model.pt"
+    artifact.require_zip(path)  # before torch is imported, which takes seconds of everybody's time
     try:
         from statecell_server.runtimes.torchscript import TorchScriptRuntime
     except ImportError as error:
         raise LoadError(
             f"{folder} is to run in TorchScript, and there is no torch here: pip install 'statecell-server[torchscript]'"
         ) from error
-    return TorchScriptRuntime(folder / "model.pt", config.threads)
+    return TorchScriptRuntime(path, config.threads)
 
 
 def _onnx(device: Device, config: Config) -> "type[OnnxRuntime]":
