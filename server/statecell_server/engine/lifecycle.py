@@ -84,7 +84,7 @@ class Lifecycle:
         return session
 
     async def attach(self, session_id: str, *, doubt: bool = False) -> Session:
-        """The session, brought from the store where it is not here; with `doubt` as the store has it now. Raises as submit does."""
+        """The session, brought from the store where it is not here; with `doubt` as it is there now. Raises as submit does."""
         asked = doubt and session_id.startswith(DURABLE)
         if self._takeover is not None and (asked or self._takeover.needed([session_id], [None])):
             absent = await self._takeover.fetch([session_id])
