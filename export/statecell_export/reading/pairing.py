@@ -41,6 +41,11 @@ def pair(module: nn.Module, fitting: Mapping[str, Sequence[int]], seen: Observat
     return found
 
 
+def by_name(module: nn.Module, fitting: Mapping[str, Sequence[int]], seen: Observation) -> set[str]:
+    """The arguments that results are named after, one by one or as a tuple: no chance of shapes."""
+    return {*_in_tuples(fitting, seen), *_named(fitting, _names(module, seen))}
+
+
 def told(states: Sequence[str], arguments: Sequence[str], seen: Observation) -> dict[str, int]:
     """Lines such as "h:1" or "h:h_next" as places. Raises ExampleError."""
     found = {}

@@ -14,7 +14,7 @@ from statecell_export.reading.example import Arguments, Leaf
 from statecell_export.reading.lift import COMPUTED, GIVEN, LIFTED, OWN, Chain, Plan, next_name, paths, state_names
 from statecell_export.reading.naming import stateless, with_axes, with_lengths
 from statecell_export.reading.observe import Observation, dtype_name, observe
-from statecell_export.reading.pairing import pair, told
+from statecell_export.reading.pairing import by_name, pair, told
 from statecell_export.reading.recurrent import Cell, is_bare, kind
 
 
@@ -159,7 +159,11 @@ def _given(
     if said:
         return tuple(pairs)
     feeds = {name for name, _ in pairs}
-    return tuple(pairs) if not seen.roots or any(root.sources & feeds for root in seen.roots) else ()
+    if not seen.roots or any(root.sources & feeds for root in seen.roots):
+        return tuple(pairs)
+    # No recurrent module goes on from them: a cell of the user's own may, or they are no states and only have such a shape.
+    named = by_name(module, fitting, seen)
+    return tuple((name, place) for name, place in pairs if name in named)
 
 
 def _chains(module: nn.Module, seen: list[Observation], given: set[str], taken: set[str], *, timed: bool) -> tuple[Chain, ...]:
