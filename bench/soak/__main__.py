@@ -72,7 +72,9 @@ async def keep(kind: str, life: Any, until: float, failures: list[str]) -> None:
             failures.append(f"{kind}: {type(error).__name__}: {error}")
 
 
-async def soak(server: Server, minutes: float, seed: int) -> tuple[Counter[str], list[str], list[tuple[float, Census]]]:
+async def soak(
+    server: Server, minutes: float, seed: int, only: str
+) -> tuple[Counter[str], list[str], list[tuple[float, Census]]]:
     """(right answers by kind, what went wrong, looks at the server by time in seconds)."""
     tapes, rng = record(repository(MODEL) / MODEL / "1" / "model.onnx", 50, seed), random.Random(seed)
     began, failures, counts = time.monotonic(), list[str](), Counter[str]()
@@ -84,7 +86,8 @@ async def soak(server: Server, minutes: float, seed: int) -> tuple[Counter[str],
             channel = await stack.enter_async_context(grpc.aio.insecure_channel(server.address, options=options))
             clients = Clients(server.address, channel, MODEL, tapes, rng)
             clients.counts = counts
-            lives += [keep(kind, life, began + minutes * 60, failures) for kind, life in clients.kinds().items()]
+            chosen = {kind: life for kind, life in clients.kinds().items() if only in ("", kind)}
+            lives += [keep(kind, life, began + minutes * 60, failures) for kind, life in chosen.items()]
         going = asyncio.gather(*lives)
         while not going.done():
             await asyncio.wait([going], timeout=EVERY)
@@ -107,11 +110,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.soak")
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", default="", help="one kind of client, to find out which of them something comes from")
     given = parser.parse_args()
     export(MODEL)
     server = Server(repository(MODEL))
     before = server.census(collect=True)
-    counts, failures, looks = asyncio.run(soak(server, given.minutes, given.seed))
+    counts, failures, looks = asyncio.run(soak(server, given.minutes, given.seed, given.only))
     after = settled(server, before)
     code = server.stop()
     warm = [(when, look) for when, look in looks if when > WARM * given.minutes * 60]
@@ -130,7 +134,9 @@ def main() -> None:
         most = max((look[name] for _, look in looks), default=0)
         label = "resident memory, MiB" if name == "rss" else name
         print(f"| {label} | {before[name] // unit:,} | {most // unit:,} | {after[name] // unit:,} |")
-    print(f"\nresident memory after warming up: {slope:+.1f} KiB a minute, over {len(warm)} looks")
+    quarters = [looks[len(looks) * n // 4 - 1][1]["rss"] / (1 << 20) for n in range(1, 5)] if len(looks) > 3 else []
+    print(f"\nresident memory at each quarter of the time, MiB: {', '.join(f'{size:.1f}' for size in quarters)}")
+    print(f"resident memory after warming up: {slope:+.1f} KiB a minute, over {len(warm)} looks")
     print(f"wrong or failed: {len(failures)}; errors in its log: {complaints}; exit code {code}")
     for failure in failures:
         print(f"  {failure}")
