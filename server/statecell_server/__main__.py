@@ -106,6 +106,9 @@ def serve(
     durability: Annotated[
         str, typer.Option(help="every_step: no acknowledged step is ever lost. every=N: a crash may lose up to N-1 of them.")
     ] = "every_step",
+    max_record: Annotated[
+        str, typer.Option(help="Largest record of a durable session in the store: its state and its last reply.")
+    ] = "16MiB",
     store_timeout: Annotated[
         float, typer.Option(help="Seconds after which the store counts as not answering.")
     ] = DEFAULTS.store_timeout,
@@ -177,6 +180,7 @@ def serve(
                     ("spill_memory", spill_memory),
                     ("session_memory", session_memory),
                     ("max_message", max_message),
+                    ("max_record", max_record),
                     ("device_memory", device_memory),
                 )
             },

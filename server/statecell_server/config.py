@@ -21,6 +21,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "session_memory": (1, 1 << 50),
     "device_memory": (0, 1 << 50),
     "max_message": (1, (1 << 31) - 1),  # Protocol Buffers' own limit
+    "max_record": (1 << 10, 512 << 20),  # the store's own limit
     "max_batch": (1, 1 << 16),
     "max_queue": (1, 1 << 30),
     "threads": (1, 1024),
@@ -57,6 +58,7 @@ class Config:
     store: str = field(default="", repr=False)  # it may have a password in it
     store_timeout: float = 0.5
     save_every: int = 1
+    max_record: int = 16 << 20
     poll_models: float = 0.0
     load_seconds: float = 120.0  # for a model to be tried, and again to be loaded
     trial_load: str = "never"  # whether models are tried in a process of their own; the command's default is auto

@@ -60,7 +60,9 @@ class Runner:
         self.sharing = sharing or decide(runtime, config.batch_variance, max_batch)
         self.arena = runtime.arena(config.state_memory, max_batch * (1 if store is None else STORE_BATCHES))
         stamp = Stamp(name, version, runtime.digest, sessions.mark)
-        self.journal = None if store is None else Journal(store, stamp, self.spec, self.arena, config.save_every)
+        self.journal = (
+            None if store is None else Journal(store, stamp, self.spec, self.arena, config.save_every, config.max_record)
+        )
         self.scheduler = Scheduler(
             self.spec, sessions.budget, self.sharing.max_batch, config.max_queue, self.sharing.run_length
         )

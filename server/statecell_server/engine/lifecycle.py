@@ -74,6 +74,8 @@ class Lifecycle:
         self._admission.check_room(runner, batch)
         if batch < 1 or (batch > 1 and not spec.has_batch):
             raise InvalidRequest(f"batch is {batch}, expected {'1 or more' if spec.has_batch else '1'}", field="batch")
+        if durable and runner.journal is not None:
+            runner.journal.check_size(batch)
         name = session_id or self._sessions.issue(durable=durable)
         session = Session(name, runner.home, batch, durable, created=self._sessions.now())
         if state:

@@ -389,3 +389,23 @@ async def test_a_session_in_memory_does_not_wait_for_the_store(models: Path) -> 
             await step(engine, volatile.id, i)
         assert not waiting.done()
         await waiting
+
+
+async def test_a_session_too_large_to_be_written_beside_others_is_refused_by_name(models: Path) -> None:
+    state = 2 * 2 * 20 * 4  # bytes a row: h and c of two layers of 20
+    async with engines(models, MemoryStore(ttl=60), 1, max_record=40 * state) as (engine,):
+        await engine.lifecycle.create("lstm", batch=20, durable=True)
+        await engine.lifecycle.create("lstm", batch=21)
+        with pytest.raises(InvalidRequest, match=r"batch is 21, of 6720 bytes of state.*--max-record"):
+            await engine.lifecycle.create("lstm", batch=21, durable=True)
+
+
+async def test_a_step_whose_reply_is_too_large_for_its_record_leaves_the_session_as_it_was(models: Path) -> None:
+    long = np.random.default_rng(3).standard_normal((200, 1, 10), np.float32)  # its reply takes 16000 bytes
+    async with engines(models, MemoryStore(ttl=60), 1, max_record=8000) as (engine,):
+        session = await engine.lifecycle.create("lstm", durable=True)
+        first = await step(engine, session.id, 0)
+        with pytest.raises(InvalidRequest, match=r"would take 16320 bytes.*send fewer time steps at once"):
+            await engine.steps.step(session.id, {"x": long}, 1)
+        second = await step(engine, session.id, 1)
+        np.testing.assert_array_equal([first, second], await expected(engine, 2))
