@@ -92,6 +92,11 @@ def serve(
     max_batch: Annotated[int, typer.Option(help="Rows that run together at most.")] = DEFAULTS.max_batch,
     max_queue: Annotated[int, typer.Option(help="Steps of a model that may wait.")] = DEFAULTS.max_queue,
     max_message: Annotated[str, typer.Option(help="Largest request, such as 64MiB.")] = "64MiB",
+    max_metadata: Annotated[str, typer.Option(help="Metadata of a call, uncompressed, such as 16KiB.")] = "16KiB",
+    max_connections: Annotated[int, typer.Option(help="Connections at once.")] = DEFAULTS.max_connections,
+    idle_connection: Annotated[
+        float, typer.Option(help="Seconds without a call, after which a client is asked to connect anew.")
+    ] = DEFAULTS.idle_connection,
     threads: Annotated[int, typer.Option(help="Threads within one run of a model.")] = DEFAULTS.threads,
     drain_seconds: Annotated[
         float, typer.Option(help="Seconds to finish what is in flight at the end.")
@@ -180,6 +185,7 @@ def serve(
                     ("spill_memory", spill_memory),
                     ("session_memory", session_memory),
                     ("max_message", max_message),
+                    ("max_metadata", max_metadata),
                     ("max_record", max_record),
                     ("device_memory", device_memory),
                 )
@@ -188,6 +194,8 @@ def serve(
             front=front,
             max_batch=max_batch,
             max_queue=max_queue,
+            max_connections=max_connections,
+            idle_connection=idle_connection,
             threads=threads,
             drain_seconds=drain_seconds,
             sequence_roll=sequence_roll,

@@ -22,6 +22,7 @@ from statecell_server.runtimes.runtime import DeviceLost
 from statecell_server.transport import address
 from statecell_server.transport.grpcio_server import GrpcioServer
 from statecell_server.transport.http2.server import Server
+from statecell_server.transport.limits import Limits
 
 SERVICES = ("statecell.v1.InferenceService", "inference.GRPCInferenceService")
 
@@ -119,7 +120,13 @@ class App:
             log.warning("listening on %s:%d; standard output is closed: %s", self._config.host, port, error.strerror)
 
     def _server(self) -> Server | GrpcioServer:
-        server = (Server if self._config.front == "http2" else GrpcioServer)(self._config.max_message)
+        limits = Limits(
+            message=self._config.max_message,
+            metadata=self._config.max_metadata,
+            connections=self._config.max_connections,
+            idle_seconds=self._config.idle_connection,
+        )
+        server = (Server if self._config.front == "http2" else GrpcioServer)(limits)
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(self._service, server)
         server.add_direct_handlers(SERVICES[0], self._service.direct)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)

@@ -20,6 +20,9 @@ LIMITS: dict[str, tuple[float, float]] = {
     "spill_memory": (0, 1 << 50),
     "session_memory": (1, 1 << 50),
     "device_memory": (0, 1 << 50),
+    "max_metadata": (1 << 10, 128 << 10),
+    "max_connections": (1, 10_000_000),
+    "idle_connection": (1, 1e9),
     "max_message": (1, (1 << 31) - 1),  # Protocol Buffers' own limit
     "max_record": (1 << 10, 512 << 20),  # the store's own limit
     "max_batch": (1, 1 << 16),
@@ -52,6 +55,9 @@ class Config:
     max_batch: int = 256
     max_queue: int = 16_384
     max_message: int = 64 << 20
+    max_metadata: int = 16 << 10
+    max_connections: int = 10_000
+    idle_connection: float = 3600.0
     threads: int = 1
     drain_seconds: float = 10.0
     sequence_roll: Path | None = None

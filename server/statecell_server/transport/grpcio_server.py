@@ -9,16 +9,20 @@ import grpc
 
 from statecell_server.transport.exchange import WINDOW, Carrier, DirectHandler, Exchange
 from statecell_server.transport.http2.call import Call
+from statecell_server.transport.limits import Limits
 
 
 class GrpcioServer:
     """Of the same shape as http2.server.Server."""
 
-    def __init__(self, max_message: int) -> None:
-        """`max_message`: bytes of a request at most."""
+    def __init__(self, limits: Limits) -> None:
+        """Of the limits, connections are not counted here."""
         self._server = grpc.aio.server(
             options=[
-                ("grpc.max_receive_message_length", max_message),
+                ("grpc.max_receive_message_length", limits.message),
+                ("grpc.max_metadata_size", limits.metadata),
+                ("grpc.absolute_max_metadata_size", 2 * limits.metadata),
+                ("grpc.max_connection_idle_ms", int(min(limits.idle_seconds * 1000, 2**31 - 1))),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.so_reuseport", 0),
                 # Thousands of sessions come at once after a restart: gRPC's own guard would cancel two thirds of them.

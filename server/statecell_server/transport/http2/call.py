@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import Any, NamedTuple, NoReturn, Protocol
@@ -70,11 +71,14 @@ class Call:
         "_over",
         "_passing",
         "_task",
+        "began",
         "half_closed",
         "id",
+        "length",
         "messages",
         "peer_window",
         "responded",
+        "single",
         "trailers",
         "unsent",
         "untaken",
@@ -93,7 +97,10 @@ class Call:
         self.id = stream
         self.messages = Messages(max_message, request.encoding)
         self.window, self.peer_window = CALL_WINDOW, peer_window  # bytes that the client, and that we may send
+        self.length = request.length  # bytes of DATA that are to come, where the client has said so
         self.untaken = 0  # bytes of messages that have waited since nothing did
+        self.began = time.monotonic()
+        self.single = not method.handler.request_streaming  # the client sends one message
         self.half_closed = False  # the client has sent all
         self.responded = False  # the response's headers were sent
         self.unsent: deque[memoryview] = deque()  # what the windows have no room for

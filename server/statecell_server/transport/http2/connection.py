@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import socket
+import time
 from collections.abc import Collection, Mapping
 from typing import cast
 
@@ -10,7 +11,6 @@ from statecell_server.transport.http2 import frames
 from statecell_server.transport.http2.busy_poll import BusyPoll
 from statecell_server.transport.http2.call import CALL_WINDOW, Call, Method
 from statecell_server.transport.http2.frames import (
-    FRAME_SIZE,
     HEAD,
     HEAD_SIZE,
     LARGEST_DATA,
@@ -20,11 +20,13 @@ from statecell_server.transport.http2.frames import (
     Setting,
     StreamBroken,
 )
-from statecell_server.transport.http2.headers import LIST_SIZE
+from statecell_server.transport.http2.headers import LARGEST_BLOCK
 from statecell_server.transport.http2.inflow import WINDOW, Inflow
 from statecell_server.transport.http2.outflow import Outflow
 from statecell_server.transport.http2.peer import Peer
 from statecell_server.transport.http2.streams import MOST_CALLS, Streams
+from statecell_server.transport.http2.turns import FRAMES, SHARE, Turns
+from statecell_server.transport.limits import Limits
 
 log = logging.getLogger(__name__)
 
@@ -43,17 +45,21 @@ class Connection(asyncio.Protocol):
     """
 
     def __init__(
-        self, handlers: Mapping[str, Method], max_message: int, connections: "set[Connection]", poll: BusyPoll
+        self, handlers: Mapping[str, Method], limits: Limits, connections: "set[Connection]", poll: BusyPoll, turns: Turns
     ) -> None:
         """`handlers`: by path. `connections`: where this one is while it is open."""
         self._handlers = handlers
-        self._max_message = max_message
+        self._limits = limits
+        self._turns = turns
         self._connections = connections
         self._poll = poll
         self._rest = bytearray()  # the beginning of a frame
         self._needed = 0  # bytes that it will have, as far as we know
-        self._greeted = self._closed = False
-        self._block: tuple[int, int, bytes] | None = None  # stream, flags and what there is of headers that go on
+        self._greeted = self._closed = self._waiting = False
+        self.reads = 0
+        self._idle_since = self._partial_since = time.monotonic()
+        self._partial: object = None  # what there was of a frame or of headers then
+        self._block: tuple[int, int, bytearray] | None = None  # stream, flags and what there is of headers that go on
 
     @property
     def calls(self) -> Collection[Call]:
@@ -64,12 +70,16 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        if len(self._connections) >= self._limits.connections:
+            self._closed = True
+            self._transport.abort()
+            return
         self._connections.add(self)
         self._out = Outflow(self._transport, self._poll)
         calls: dict[int, Call] = {}
         self._peer = Peer(calls, self._out)
-        inflow = Inflow(self._out, self._max_message)
-        self._streams = Streams(self._handlers, self._max_message, calls, self._out, inflow, self._peer, self._close)
+        inflow = Inflow(self._out, self._limits.message)
+        self._streams = Streams(self._handlers, self._limits, calls, self._out, inflow, self._peer, self._close)
         connected = transport.get_extra_info("socket")
         if connected is not None:  # a client whose machine has gone is found out by the kernel
             connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -78,7 +88,7 @@ class Connection(asyncio.Protocol):
             Setting.MAX_CONCURRENT_STREAMS: MOST_CALLS,
             Setting.INITIAL_WINDOW_SIZE: CALL_WINDOW,
             Setting.MAX_FRAME_SIZE: LARGEST_DATA,
-            Setting.MAX_HEADER_LIST_SIZE: LIST_SIZE,
+            Setting.MAX_HEADER_LIST_SIZE: self._limits.metadata,
         }
         self._out.put(frames.settings(ours), frames.window_update(0, WINDOW - frames.DEFAULT_WINDOW))
 
@@ -87,10 +97,28 @@ class Connection(asyncio.Protocol):
             return
         if self._rest:
             self._rest += data
-            if len(self._rest) < self._needed:
+            if len(self._rest) < self._needed or self._waiting:
                 return
             data = bytes(self._rest)
             self._rest.clear()
+        self._read(data)
+
+    def read_on(self) -> None:
+        """As turns.Reader."""
+        self._waiting = False
+        if self._closed:
+            return
+        if len(self._rest) >= self._needed:
+            data = bytes(self._rest)
+            self._rest.clear()
+            self._read(data)
+        if not self._waiting:
+            self._out.hear(self)
+
+    def _read(self, data: bytes) -> None:
+        """A share of a turn."""
+        began = time.perf_counter()
+        self.reads += 1
         try:
             at = self._read_preface(data) if not self._greeted else 0
             if self._greeted:
@@ -102,6 +130,11 @@ class Connection(asyncio.Protocol):
             self._leave(error.code, str(error))
             self._streams.drop_all()
             self._close()
+            return
+        if time.perf_counter() - began > SHARE / 2:  # what else there is to be read, uvloop would read in this turn
+            self._waiting = True
+            self._out.hush(self)
+            self._turns.wait(self)
 
     def pause_writing(self) -> None:
         self._out.paused = True
@@ -115,6 +148,8 @@ class Connection(asyncio.Protocol):
         self._close()
 
     def connection_lost(self, _: Exception | None) -> None:
+        if self not in self._connections:
+            return  # it was one too many
         self._timer.cancel()
         self._closed = True
         self._connections.discard(self)
@@ -134,13 +169,16 @@ class Connection(asyncio.Protocol):
 
     def _read_frames(self, data: bytes, at: int) -> int:
         """Where the first frame begins that is not complete. The main path. Raises ConnectionBroken."""
-        end = len(data)
+        end, count, until = len(data), 0, time.perf_counter() + SHARE
         while end - at >= HEAD_SIZE:
+            count += 1
+            if not count % FRAMES and time.perf_counter() > until:
+                self._needed = 0
+                break
             head, flags, stream = HEAD.unpack_from(data, at)
             size, kind = head >> 8, head & 0xFF
-            if size > FRAME_SIZE and (kind != frames.DATA or size > LARGEST_DATA):
-                most = LARGEST_DATA if kind == frames.DATA else FRAME_SIZE
-                raise ConnectionBroken(Code.FRAME_SIZE_ERROR, f"a frame of {size} bytes, the most is {most}")
+            if size > LARGEST_DATA:
+                raise ConnectionBroken(Code.FRAME_SIZE_ERROR, f"a frame of {size} bytes, the most is {LARGEST_DATA}")
             start, stop = at + HEAD_SIZE, at + HEAD_SIZE + size
             if stop > end:
                 self._needed = HEAD_SIZE + size
@@ -179,7 +217,7 @@ class Connection(asyncio.Protocol):
         if flags & frames.END_HEADERS:
             self._streams.headers(stream, flags, payload)
         else:
-            self._block = (stream, flags, payload)
+            self._block = (stream, flags, bytearray(payload))
 
     def _continue(self, stream: int, flags: int, payload: bytes) -> None:
         """CONTINUATION."""
@@ -188,13 +226,30 @@ class Connection(asyncio.Protocol):
         self._peer.trifle("continuations")
         _, first, block = self._block
         block += payload
-        if len(block) > 2 * LIST_SIZE:
-            raise ConnectionBroken(Code.ENHANCE_YOUR_CALM, f"headers of more than {LIST_SIZE} bytes")
-        self._block = None if flags & frames.END_HEADERS else (stream, first, block)
-        if self._block is None:
-            self._streams.headers(stream, first, block)
+        if len(block) > LARGEST_BLOCK:
+            raise ConnectionBroken(Code.ENHANCE_YOUR_CALM, f"headers of more than {LARGEST_BLOCK} bytes")
+        if flags & frames.END_HEADERS:
+            self._block = None
+            self._streams.headers(stream, first, bytes(block))
 
     # The end
+
+    def look(self, now: float) -> None:
+        """Now and then: a connection that nobody uses, or a client that does not say what it began to, goes."""
+        if self._closed or not self._greeted:
+            return
+        if self._streams.calls:
+            self._idle_since = now
+        elif now - self._idle_since > self._limits.idle_seconds:
+            self.leave()
+            return
+        partial = self._block[0] if self._block is not None else self.reads if self._rest and not self._waiting else None
+        if partial is None or partial != self._partial:
+            self._partial, self._partial_since = partial, now
+        elif now - self._partial_since > GREETING_SECONDS:
+            self._transport.abort()
+            return
+        self._streams.look(now)
 
     def leave(self) -> None:
         """No new calls; the connection closes when those that there are have ended."""

@@ -1,6 +1,7 @@
 """Header blocks: what a call asks for, read from HPACK (RFC 7541), and how it is answered."""
 
 import base64
+import re
 import urllib.parse
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -11,8 +12,9 @@ from hpack.table import HeaderTable
 
 from statecell_server.transport.http2.frames import Code, ConnectionBroken, StreamBroken
 
-LIST_SIZE = 16_384
-"""Bytes of a call's headers at most, uncompressed."""
+LARGEST_BLOCK = 256 << 10
+"""Bytes of a call's headers, compressed or not, beyond which they are not read, and the connection ends. What is less and more
+than a call may have ends the call alone."""
 CACHED = 512
 CACHED_SIZE = 1024
 """Blocks that a connection remembers: a client sends the same one with each call, or one a session; and their bytes at most."""
@@ -21,6 +23,8 @@ TRAILERS_SIZE = 8000
 
 _UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 _FORBIDDEN = {"connection", "proxy-connection", "keep-alive", "transfer-encoding", "upgrade"}
+_NAME = re.compile(r"[\x00-\x20A-Z:\x7f-\xff]")
+_VALUE = re.compile(r"[\x00\r\n]")
 _PSEUDO = {":method", ":scheme", ":path", ":authority"}
 _PLAIN = " !\"#$&'()*+,/:;<=>?@[\\]^`{|}"
 """What grpc-message has unchanged, beside letters and digits; all but % of what can be printed in ASCII."""
@@ -36,6 +40,8 @@ class Request(NamedTuple):
     content_type: str
     timeout: float | None  # seconds
     encoding: str
+    size: int  # bytes of all of them, as RFC 9113, section 10.5.1, counts them
+    length: int | None  # bytes of all DATA that will come, where it is said
 
 
 class _Table(HeaderTable):
@@ -52,7 +58,7 @@ class HeaderReader:
     """Reads the blocks of one connection, in the order in which they come."""
 
     def __init__(self) -> None:
-        self._decoder = Decoder(max_header_list_size=LIST_SIZE)
+        self._decoder = Decoder(max_header_list_size=LARGEST_BLOCK)
         self._decoder.header_table = self._table = _Table()
         self._known: dict[bytes, Request] = {}
 
@@ -62,12 +68,7 @@ class HeaderReader:
         if known is not None:
             return known
         added = self._table.added
-        try:
-            headers = self._decoder.decode(block, raw=True)
-        except OversizedHeaderListError as error:
-            raise ConnectionBroken(Code.ENHANCE_YOUR_CALM, f"headers of more than {LIST_SIZE} bytes") from error
-        except HPACKError as error:
-            raise ConnectionBroken(Code.COMPRESSION_ERROR, str(error)) from error
+        headers = self._decoded(block)
         # While the table stays as it is, equal blocks mean equal headers. Those that resize it say so first.
         lasting = added == self._table.added and not (block and block[0] & 0xE0 == 0x20)
         if not lasting:
@@ -78,23 +79,45 @@ class HeaderReader:
         return request
 
     def skip(self, block: bytes) -> None:
-        """Headers that nobody asks for, such as a client's trailers; the table must know them all the same."""
+        """A client's trailers: nobody asks for them, but the table must know them, and rules hold for them too.
+
+        Raises ConnectionBroken, StreamBroken.
+        """
+        self._known.clear()
+        for name, value in self._decoded(block):
+            _check(name.decode("latin-1"), value.decode("latin-1"))
+            if name.startswith(b":"):
+                raise StreamBroken(Code.PROTOCOL_ERROR, f"trailer {name!r} belongs in front of a call")
+
+    def _decoded(self, block: bytes) -> list[tuple[bytes, bytes]]:
         try:
-            self.read(block)
-        except StreamBroken:
-            return
+            return list(self._decoder.decode(block, raw=True))
+        except OversizedHeaderListError as error:
+            raise ConnectionBroken(Code.ENHANCE_YOUR_CALM, f"headers of more than {LARGEST_BLOCK} bytes") from error
+        except HPACKError as error:
+            raise ConnectionBroken(Code.COMPRESSION_ERROR, str(error)) from error
+
+
+def _check(name: str, value: str) -> None:
+    """RFC 9113, section 8.2.1. Raises StreamBroken."""
+    if not name.removeprefix(":") or _NAME.search(name.removeprefix(":")) is not None:
+        raise StreamBroken(Code.PROTOCOL_ERROR, f"header {name[:64]!r} is no name of HTTP/2")
+    if _VALUE.search(value) is not None or value != value.strip(" \t"):
+        raise StreamBroken(Code.PROTOCOL_ERROR, f"the value of header {name[:64]!r} has what HTTP does not allow")
 
 
 def _request(headers: Iterable[tuple[str, str]]) -> Request:
     found: dict[str, str] = {}
-    regular = False
+    regular, total = False, 0
     for name, value in headers:
+        _check(name, value)
+        total += len(name) + len(value) + 32
         if name.startswith(":"):
             if regular or name not in _PSEUDO or name in found:
                 raise StreamBroken(Code.PROTOCOL_ERROR, f"header {name!r} does not belong there")
         else:
             regular = True
-            if name in _FORBIDDEN or name != name.lower() or (name == "te" and value != "trailers"):
+            if name in _FORBIDDEN or (name == "te" and value != "trailers"):
                 raise StreamBroken(Code.PROTOCOL_ERROR, f"header {name!r} is not one of HTTP/2")
         found.setdefault(name, value)
     missing = {":method", ":scheme", ":path"} - found.keys()
@@ -106,7 +129,15 @@ def _request(headers: Iterable[tuple[str, str]]) -> Request:
         found.get("content-type", ""),
         _timeout(found["grpc-timeout"]) if "grpc-timeout" in found else None,
         found.get("grpc-encoding", "identity"),
+        total,
+        _length(found["content-length"]) if "content-length" in found else None,
     )
+
+
+def _length(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) < 20):
+        raise StreamBroken(Code.PROTOCOL_ERROR, f"content-length is {text[:40]!r}, expected a number")
+    return int(text)
 
 
 def _timeout(text: str) -> float:

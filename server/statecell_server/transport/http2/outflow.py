@@ -36,7 +36,8 @@ class Outflow:
         self._out: list[bytes | memoryview] = []
         self._stuck: OrderedDict[int, Call] = OrderedDict()  # calls with unsent messages and a window
         self._left = TURN  # bytes of large messages that may be sent in this turn
-        self._pumping = self._deaf = False
+        self._pumping = False
+        self._deaf: set[object] = set()  # why nothing is read
 
     def put(self, *parts: bytes | memoryview) -> None:
         """Frames that no window holds back."""
@@ -92,10 +93,21 @@ class Outflow:
     def resume(self) -> None:
         """The transport has room again."""
         self.paused = False
-        if self._deaf:
-            self._deaf = False
-            self._transport.resume_reading()
+        self.hear(self)
         self._pump_soon()
+
+    def hush(self, why: object) -> None:
+        """Nothing is read of the client until nobody has a reason any more."""
+        if not self._deaf:
+            self._transport.pause_reading()
+        self._deaf.add(why)
+
+    def hear(self, why: object) -> None:
+        """This reason is gone."""
+        if why in self._deaf:
+            self._deaf.discard(why)
+            if not self._deaf and not self._transport.is_closing():
+                self._transport.resume_reading()
 
     def forget(self, call: Call) -> None:
         """What is unsent of the call is not to be sent."""
@@ -111,9 +123,8 @@ class Outflow:
         # Joined: cheaper for small frames, and asyncio's own writelines forgets to pause us before Python 3.14.
         self._transport.write(b"".join(out))
         self._poll.answered()
-        if self.paused and not self._deaf and self._transport.get_write_buffer_size() > UNREAD:
-            self._deaf = True
-            self._transport.pause_reading()
+        if self.paused and self not in self._deaf and self._transport.get_write_buffer_size() > UNREAD:
+            self.hush(self)
 
     def _has_turn(self, size: int) -> bool:
         """Whether a large message can go at once: none waits that it would overtake, and the turn has room for it."""

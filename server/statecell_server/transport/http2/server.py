@@ -1,8 +1,12 @@
 """Server: listens, and serves the servicers that were added to it."""
 
 import asyncio
+import contextlib
+import logging
+import resource
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -12,20 +16,40 @@ from statecell_server.transport.http2.busy_poll import BusyPoll
 from statecell_server.transport.http2.call import Method
 from statecell_server.transport.http2.connection import FAREWELL_SECONDS, Connection
 from statecell_server.transport.http2.messages import Aborted
+from statecell_server.transport.http2.turns import Turns
+from statecell_server.transport.limits import Limits
 
 BACKLOG = 4096
 """Connections that may wait to be accepted: all of a server's clients come at once after a restart."""
 
 
+LOOK_SECONDS = 5.0
+SPARE = 128
+"""File descriptors for all that is no connection."""
+
+log = logging.getLogger(__name__)
+
+
+def _descriptors() -> int:
+    """That this process may have; as many as the system lets it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(ValueError, OSError):  # then it stays as it is
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(2 * SPARE, soft) if soft != resource.RLIM_INFINITY else 1 << 30
+
+
 class Server:
     """Takes servicers as grpc.aio.server() does; their methods are coroutines or asynchronous generators."""
 
-    def __init__(self, max_message: int) -> None:
-        """`max_message`: bytes of a request at most."""
-        self._max_message = max_message
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
         self._handlers: dict[str, Method] = {}
         self._connections: set[Connection] = set()
-        self._poll = BusyPoll()
+        self._full = False  # which was said
+        self._poll, self._turns = BusyPoll(), Turns()
+        self._looking: asyncio.Task[None] | None = None
 
     def add_generic_rpc_handlers(self, _: Iterable[grpc.GenericRpcHandler]) -> None:
         """As registered method handlers the same methods come once more."""
@@ -42,17 +66,32 @@ class Server:
 
     async def listen(self, host: str, port: int) -> int:
         """The port that it listens on: `port`, or a free one where that is 0. Raises OSError."""
+        self._limits = replace(self._limits, connections=min(self._limits.connections, _descriptors() - SPARE))
         loop = asyncio.get_running_loop()
+        self._looking = loop.create_task(self._look())
         self._listener = await loop.create_server(self._connection, host, port, backlog=BACKLOG)
         found: int = self._listener.sockets[0].getsockname()[1]
         return found
 
     def _connection(self) -> Connection:
-        return Connection(self._handlers, self._max_message, self._connections, self._poll)
+        if len(self._connections) >= self._limits.connections and not self._full:
+            self._full = True
+            log.warning("%d connections are open, more are closed at once (--max-connections)", len(self._connections))
+        return Connection(self._handlers, self._limits, self._connections, self._poll, self._turns)
+
+    async def _look(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            now = time.monotonic()
+            self._full = False
+            for connection in list(self._connections):
+                connection.look(now)
 
     async def stop(self, grace: float) -> None:
         """No more calls; those that there are have `grace` seconds, and connections a little longer to close."""
         self._listener.close()
+        if self._looking is not None:
+            self._looking.cancel()
         for connection in list(self._connections):
             connection.leave()
         await self._until(lambda: not any(c.calls for c in self._connections), grace)

@@ -14,12 +14,16 @@ from statecell_server.transport.http2.messages import Aborted
 from statecell_server.transport.http2.outflow import UNSENT, Outflow
 from statecell_server.transport.http2.peer import Peer
 from statecell_server.transport.http2.token_bucket import TokenBucket
+from statecell_server.transport.limits import Limits
 
 MOST_CALLS = 100_000
 """Calls at once on one connection."""
+MESSAGE_SECONDS = 60.0
+"""Within which the message of a call that has one must have come."""
 MOST_LEFT = 10_000
 """Streams of a connection that we have reset and that are remembered: what was on its way to them is no fault."""
 
+_EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
 _GONE = Aborted(grpc.StatusCode.CANCELLED, "the client is gone")
 
 
@@ -29,7 +33,7 @@ class Streams:
     def __init__(
         self,
         handlers: Mapping[str, Method],
-        max_message: int,
+        limits: Limits,
         calls: dict[int, Call],
         out: Outflow,
         inflow: Inflow,
@@ -41,7 +45,7 @@ class Streams:
         self.calls = calls
         self.leaving = False  # no new calls
         self._handlers = handlers
-        self._max_message = max_message
+        self._limits = limits
         self._out = out
         self._in = inflow
         self._peer = peer
@@ -66,6 +70,10 @@ class Streams:
         if call is None or call.half_closed:
             self._after_all(stream, flags, "DATA")
             return
+        if call.length is not None:
+            call.length -= len(payload)
+            if call.length < 0 or (call.length and flags & frames.END_STREAM):
+                raise StreamBroken(Code.PROTOCOL_ERROR, "another number of bytes than content-length says")
         call.window -= size
         if call.window < 0:
             raise StreamBroken(Code.FLOW_CONTROL_ERROR, "more data than the stream's window had room for")
@@ -84,9 +92,11 @@ class Streams:
         ended = bool(flags & frames.END_STREAM)
         call = self.calls.get(stream)
         if call is not None or stream in self._left:
-            self._headers.skip(block)
+            self._headers.skip(block)  # raises StreamBroken where they break a rule
             if call is None or call.half_closed:
                 self._after_all(stream, flags, "HEADERS")
+            elif ended and call.length:
+                raise StreamBroken(Code.PROTOCOL_ERROR, "fewer bytes than content-length says")
             elif ended:
                 call.half_close()
             else:
@@ -106,7 +116,10 @@ class Streams:
     def _call(self, stream: int, request: Request, *, ended: bool) -> None:
         method = self._handlers.get(request.path)
         refusal = b""
-        if request.method != "POST":
+        if request.size > self._limits.metadata:
+            most = f"the most is {self._limits.metadata} (--max-metadata)"
+            refusal = trailers(_EXHAUSTED, f"the call's metadata has {request.size} bytes, {most}", alone=True)
+        elif request.method != "POST":
             refusal = not_grpc(405)
         elif not request.content_type.startswith("application/grpc"):
             refusal = not_grpc(415)
@@ -118,7 +131,9 @@ class Streams:
             if not ended:
                 self._cast_off(stream, Code.NO_ERROR, ended=False)
             return
-        call = Call(self, stream, request, method, self._max_message, self._peer.call_window)
+        if ended and request.length:
+            raise StreamBroken(Code.PROTOCOL_ERROR, f"content-length is {request.length}, and no data comes")
+        call = Call(self, stream, request, method, self._limits.message, self._peer.call_window)
         self.calls[stream] = call
         if ended:
             call.half_close()
@@ -166,6 +181,13 @@ class Streams:
             raise StreamBroken(Code.STREAM_CLOSED, f"{what} after the stream's end")
         if flags & frames.END_STREAM:
             del self._left[stream]
+
+    def look(self, now: float) -> None:
+        """Now and then: calls of one message do not wait for it for ever."""
+        late = [c for c in self.calls.values() if not c.half_closed and c.single and now - c.began > MESSAGE_SECONDS]
+        for call in late:
+            why = f"the call's message did not come within {MESSAGE_SECONDS:g} s"
+            call.cancel(Aborted(grpc.StatusCode.DEADLINE_EXCEEDED, why))
 
     def drop_all(self) -> None:
         """The client is gone, and the connection is closed without being asked for it: it must not be held in a circle."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import grpc
 from statecell_server.transport.http2.server import Server
+from statecell_server.transport.limits import Limits
 
 SAY, TALK, COUNT, REPEAT, HOLD = (f"/test.Echo/{name}" for name in ("Say", "Talk", "Count", "Repeat", "Hold"))
 
@@ -107,7 +108,7 @@ class Front:
 
     def __init__(self, loop_factory: Callable[[], asyncio.AbstractEventLoop] | None, max_message: int = 4 << 20) -> None:
         self.echo = Echo()
-        self.server = Server(max_message)
+        self.server = Server(Limits(message=max_message))
         self.server.add_registered_method_handlers("test.Echo", self.echo.handlers())
         self.errors: list[dict[str, Any]] = []
         """What the event loop's exception handler was told."""

@@ -1,0 +1,44 @@
+"""Turns: each connection gets a share of a turn of the event loop, and what it sends beyond that waits for the next."""
+
+import asyncio
+import time
+from collections import deque
+from typing import Protocol
+
+SHARE = 1e-3
+"""Seconds of a turn in which one connection's frames are read."""
+ALL = 3e-3
+"""The same, of all connections that had their shares before and have more to be read."""
+FRAMES = 16
+"""That are read between two looks at the clock."""
+
+
+class Reader(Protocol):
+    """A connection that has more to be read than its share."""
+
+    def read_on(self) -> None:
+        """Its next share."""
+
+
+class Turns:
+    """Of all of a server's connections. Belongs to the event loop."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[Reader] = deque()
+
+    def wait(self, reader: Reader) -> None:
+        """It is read on in the next turn, or in one after that."""
+        if not self._waiting:
+            asyncio.get_running_loop().call_soon(self._read_on)
+        self._waiting.append(reader)
+
+    def _read_on(self) -> None:
+        """Those who waited, one after the other, as far as the turn goes."""
+        end = time.perf_counter() + ALL
+        waiting, self._waiting = self._waiting, deque()
+        while waiting and time.perf_counter() < end:
+            waiting.popleft().read_on()
+        waiting += self._waiting
+        self._waiting = waiting
+        if waiting:
+            asyncio.get_running_loop().call_soon(self._read_on)
