@@ -215,6 +215,8 @@ def show(*reports: Report, as_json: bool = False) -> None:
         console.print(f"written: {escape(str(report.path))}", soft_wrap=True)
         for note in report.notes:
             console.print(f"note: {escape(note)}", soft_wrap=True)
+        for assumption in report.assumptions:
+            console.print(f"assumed: {escape(assumption)}", soft_wrap=True)
 
 
 def _refused(proofs: dict[str, Proof]) -> None:

@@ -13,6 +13,7 @@ import torch
 from statecell.spec import BATCH, SEQ_LEN, SpecError
 from torch import nn
 
+from statecell_export.assumptions import assumptions
 from statecell_export.errors import ExampleError, ExportError, ModuleRefusedError, VerificationError
 from statecell_export.judging.branches import branch
 from statecell_export.judging.judge import Judge
@@ -137,6 +138,7 @@ class _Export:
                 artifacts={file: describe(folder / file) for file in files},
                 versions=versions(),
                 seconds=round(time.perf_counter() - self.began, 3),
+                assumptions=assumptions(source.found, judge.seen),
                 notes=() if ONNX in files else (f"no {ONNX}: {failures[0]}",),
             )
             (folder / "report.json").write_text(report.to_json())
@@ -155,6 +157,7 @@ def study(
     slots = kept.find(module, given)
     module, double = kept.wrapped(module, slots), kept.wrapped(double, slots)
     found = probe(module, kept.with_states(module, slots, given), name, [*states, *kept.lines(slots)])
+    found = replace(found, evidence=found.evidence | kept.evidence(slots))
     taken = kept.without_states(found.arguments, given)
     carried = {} if slots else dict(found.plan.given)
     lifted, exact = Lifted(module, found.plan), _exact(double, found)

@@ -38,7 +38,8 @@ class Report:
 
     path: the version's folder. recipe: how the graphs were made. form: the number format.
     accuracy: artifact -> output -> worst error against the module as it was given, before its weights were rounded to the form.
-    ranges: the whole numbers that the example's inputs held. artifacts: file name -> its size and sha256.
+    ranges: the whole numbers that the example's inputs held. assumptions: what the proof rests on, a sentence each: what was
+    drawn, and how each state was found. artifacts: file name -> its size and sha256.
     """
 
     spec: ModelSpec
@@ -52,6 +53,7 @@ class Report:
     versions: dict[str, str]
     seconds: float
     notes: tuple[str, ...] = ()
+    assumptions: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:

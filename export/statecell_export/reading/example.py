@@ -30,6 +30,11 @@ class Leaf:
     lengths: str = ""  # of sequences to be packed: "sorted" descending, or in "any" order
     range: tuple[float, float] | None = None  # least and most of what is drawn
 
+    @property
+    def only_shape(self) -> bool:
+        """Whether its values tell nothing, as those of zeros do."""
+        return self.value.is_floating_point() and len(set(self.value.flatten()[:64].tolist())) < 8
+
     def sized(self, *, seq_len: int, batch: int, generator: torch.Generator) -> Tensor:
         """A random tensor like it, drawn from its range, or else from the example's own values: what a logarithm takes."""
         assert self.shape is not None
@@ -40,9 +45,7 @@ class Leaf:
             return drawn.sort(descending=True).values if self.lengths == "sorted" else drawn
         if self.range is not None:
             return self._within(*self.range, size, generator)
-        if (
-            self.value.is_floating_point() and len(set(self.value.flatten()[:64].tolist())) < 8
-        ):  # it tells no more than the shape
+        if self.only_shape:
             return torch.randn(size, generator=generator).to(self.value.dtype)
         if not self.value.numel():
             raise ExampleError(f"input {self.name!r} of the example is empty; give at least one value")

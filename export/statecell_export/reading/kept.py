@@ -145,6 +145,11 @@ def lines(slots: Sequence[Slot]) -> list[str]:
     return [f"{name}:{name}" for slot in slots for name in slot.names]
 
 
+def evidence(slots: Sequence[Slot]) -> dict[str, str]:
+    """Of each state, how it was found."""
+    return {name: f"what forward leaves in self.{_name(slot)}, begun with zeros" for slot in slots for name in slot.names}
+
+
 def told(slots: Sequence[Slot]) -> str:
     """Of an export that is wrong, what may be the reason."""
     names = ", ".join(f"self.{_name(slot)}" for slot in slots)

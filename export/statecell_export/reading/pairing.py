@@ -21,21 +21,30 @@ _MOVES = {"transpose", "permute", "contiguous", "squeeze", "unsqueeze", "view", 
 _DECORATION = re.compile(r"(?:^|_)(?:new|next|prev|previous|last|old|out|cur|current|in|t|n|\d+)(?=_|$)|(?<=[a-z])\d+$")
 
 
-def pair(module: nn.Module, fitting: Mapping[str, Sequence[int]], seen: Observation) -> dict[str, int]:
-    """The place of each state's next value. `fitting`: the places of results that have a state's shape, by argument.
+def pair(module: nn.Module, fitting: Mapping[str, Sequence[int]], seen: Observation) -> dict[str, tuple[int, str]]:
+    """The place of each state's next value, and what tells it. `fitting`: the places of results that have a state's shape.
 
     Raises ModuleRefusedError where more than one reading is left.
     """
-    found: dict[str, int] = {}
-    for evidence in (_passed_on(fitting, seen), _in_tuples(fitting, seen), _named(fitting, _names(module, seen))):
-        for name, place in evidence.items():
-            if name not in found and place in fitting[name] and place not in found.values():
-                found[name] = place
+    found: dict[str, tuple[int, str]] = {}
+
+    def free(places: Sequence[int]) -> list[int]:
+        return [place for place in places if place not in {other for other, _ in found.values()}]
+
+    evidence = {
+        "passed through a recurrent module": _passed_on(fitting, seen),
+        "by their tuples": _in_tuples(fitting, seen),
+        "by their names": _named(fitting, _names(module, seen)),
+    }
+    for how, pairs in evidence.items():
+        for name, place in pairs.items():
+            if name not in found and place in free(fitting[name]):
+                found[name] = place, how
     for name, places in fitting.items():  # what is left has one reading, or none
-        left = [place for place in places if place not in found.values()]
+        left = free(places)
         rivals = [other for other in fitting if other not in found and other != name and set(fitting[other]) & set(left)]
         if name not in found and len(left) == 1 and not rivals:
-            found[name] = left[0]
+            found[name] = left[0], "the only one of its shape"
     if open_ := [name for name in fitting if name not in found]:
         raise ModuleRefusedError(_question(module, open_, fitting, seen))
     return found

@@ -28,6 +28,7 @@ class Probe:
     arguments: Arguments  # with all axes named
     loops: bool  # forward calls a cell once for each time step
     packed: bool
+    evidence: dict[str, str]  # of each state that forward takes: what tells its next value
 
 
 def probe(module: nn.Module, arguments: Arguments, name: str, said: Sequence[str] = ()) -> Probe:
@@ -50,7 +51,7 @@ def probe(module: nn.Module, arguments: Arguments, name: str, said: Sequence[str
     if len({len(one.roots) for one in seen}) > 1:
         raise ModuleRefusedError(_changed(paths(module)[seen[0].roots[0].module]))
     shapes = [_result_shape(seen, place) for place in range(len(seen[0].results))]
-    given = _given(module, said, arguments, seen[0], shapes)
+    given, evidence = _given(module, said, arguments, seen[0], shapes)
     timed = any(SEQ_LEN in (leaf.shape or ()) for leaf in arguments.leaves)
     results = _results(seen[0], [place for _, place in given])
     taken = {leaf.name for leaf in arguments.leaves} | set(_output_names(seen[0], results))
@@ -91,7 +92,7 @@ def probe(module: nn.Module, arguments: Arguments, name: str, said: Sequence[str
         raise ModuleRefusedError(f"{type(module).__name__}: {error}") from None
     roots = list(zip(*(one.roots for one in seen), strict=True))
     loops = any(isinstance(root[0].module, Cell) and len({r.seq_len for r in root}) > 1 for root in roots)
-    return Probe(spec, plan, inputs, arguments, loops, any(root.packed for root in seen[0].roots))
+    return Probe(spec, plan, inputs, arguments, loops, any(root.packed for root in seen[0].roots), evidence)
 
 
 def _same_again(module: nn.Module, arguments: Arguments, first: Observation) -> None:
@@ -138,8 +139,8 @@ def _given(
     arguments: Arguments,
     seen: Observation,
     shapes: list[Shape | None],
-) -> tuple[tuple[str, int], ...]:
-    """The arguments that are states, and the results that carry them on: as the caller has `said`, the others found.
+) -> tuple[tuple[tuple[str, int], ...], dict[str, str]]:
+    """The arguments that are states, and the results that carry them on: as the caller has `said`, the others found, and how.
 
     A state is float, has no time axis, and comes back in its own shape. The first argument is one only where it is handed to
     a recurrent module as its state.
@@ -154,16 +155,18 @@ def _given(
             if fits:
                 fitting[leaf.name] = fits
     places = told(said, [leaf.name for leaf in arguments.leaves], seen)
-    places |= pair(module, {name: fits for name, fits in fitting.items() if name not in places}, seen)
+    evidence = {name: f"carried on by result {place} of forward, as the caller says" for name, place in places.items()}
+    for name, (place, how) in pair(module, {n: fits for n, fits in fitting.items() if n not in places}, seen).items():
+        places[name], evidence[name] = place, f"carried on by result {place} of forward: {how}"
     pairs = [(leaf.name, places[leaf.name]) for leaf in arguments.leaves if leaf.name in places]
     if said:
-        return tuple(pairs)
+        return tuple(pairs), evidence
     feeds = {name for name, _ in pairs}
     if not seen.roots or any(root.sources & feeds for root in seen.roots):
-        return tuple(pairs)
+        return tuple(pairs), evidence
     # No recurrent module goes on from them: a cell of the user's own may, or they are no states and only have such a shape.
     named = by_name(module, fitting, seen)
-    return tuple((name, place) for name, place in pairs if name in named)
+    return tuple((name, place) for name, place in pairs if name in named), evidence
 
 
 def _chains(module: nn.Module, seen: list[Observation], given: set[str], taken: set[str], *, timed: bool) -> tuple[Chain, ...]:
