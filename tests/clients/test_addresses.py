@@ -2,7 +2,9 @@
 
 import pytest
 from statecell_client import Client
+from statecell_client.cli.app import app
 from statecell_client.connection import check_address
+from typer.testing import CliRunner
 
 
 @pytest.mark.parametrize(
@@ -25,3 +27,12 @@ def test_a_web_address_is_refused_with_the_address_to_write(given: str, advised:
 )
 def test_what_grpc_itself_takes_for_an_address_is_let_through(given: str) -> None:
     check_address(given)
+
+
+def test_health_gives_a_web_address_as_its_own_answer() -> None:
+    result = CliRunner().invoke(app, ["health", "--server", "https://box:9000", "--server", "127.0.0.1:1"])
+    assert result.exit_code == 1
+    web, absent = result.stdout.splitlines()
+    assert web.startswith("https://box:9000: NO_ADDRESS: ")
+    assert web.endswith("write 'box:9000'")
+    assert absent.startswith("127.0.0.1:1: UNAVAILABLE: ")
