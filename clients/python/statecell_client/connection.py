@@ -80,6 +80,10 @@ def iterate(items: AsyncGenerator[T]) -> Generator[T]:
         run(items.aclose())
 
 
+GRPC_SCHEMES = ("dns", "unix", "xds")
+"""What gRPC's own names of servers may have in front of ://, as dns:///host:port."""
+
+
 class Connection:
     """The addresses of one service and how calls to it are repeated."""
 
@@ -87,6 +91,8 @@ class Connection:
         several = [addresses] if isinstance(addresses, str) else list(addresses)
         if not several or not all(several):
             raise ValueError(f"addresses are {several}, expected one or more such as 'localhost:50051'")
+        for address in several:
+            check_address(address)
         self.transport = transport
         self.route = Route(several, random.randrange(len(several)))  # so that many clients spread
         self.retry = retry
@@ -120,6 +126,14 @@ class Connection:
     def heard(self, error: StatecellError | None = None) -> None:
         """Remembers that somebody answered."""
         self.reached = self.reached or not isinstance(error, ServerUnreachable)
+
+
+def check_address(address: str) -> None:
+    """Raises ValueError for a web address, of which gRPC would look up the whole as the name of a host."""
+    scheme, separator, rest = address.partition("://")
+    if separator and scheme.lower() not in GRPC_SCHEMES:
+        plain = rest.split("/")[0]
+        raise ValueError(f"address {address!r} begins with {scheme}://, expected HOST:PORT; write {plain!r}")
 
 
 def headers_of(session_id: str) -> Headers:

@@ -8,6 +8,7 @@ import typer
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from statecell_client.cli.common import LOCAL, AsJson, Servers
+from statecell_client.connection import check_address
 
 
 def health(
@@ -31,6 +32,10 @@ def health(
 
 
 def _status(address: str, service: str, timeout: float) -> str:
+    try:
+        check_address(address)
+    except ValueError as error:
+        return f"NO_ADDRESS: {error}"
     with grpc.insecure_channel(address) as channel:
         try:
             request = health_pb2.HealthCheckRequest(service=service)

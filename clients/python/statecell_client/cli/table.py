@@ -95,6 +95,8 @@ def _advice(line: Sequence[str], titles: Sequence[str], places: Sequence[int], w
     if len(line) == 1 and any(mark in line[0] for mark in ";\t|"):
         mark = next(mark for mark in ";\t|" if mark in line[0])
         return f"; is it another delimiter? --delimiter {'tab' if mark == chr(9) else repr(mark)}"
+    if any(is_number(line[place].replace(",", ".", 1)) and not is_number(line[place]) for place in places):
+        return "; write its numbers with a point, as in 1.5"
     numeric = [place for place in places if is_number(line[place])]
     chosen = numeric if len(numeric) == width else range(width) if len(places) > width else ()
     names = [titles[place] if place < len(titles) else str(place + 1) for place in chosen]
