@@ -18,7 +18,7 @@ DRAWS = ("normal", "positive", "large")
 
 
 def judge(original: Path, adopted: Path, spec: ModelSpec, constants: Mapping[str, str]) -> list[str]:
-    """Step the adopted file and run the original whole, or, where it takes states, step by step with its own states fed back.
+    """Step the adopted file and run the original whole, or, where it takes all its states, step by step with those fed back.
 
     Returns what was compared, a line a draw. Raises VerificationError, naming the output and the draw.
     """
@@ -37,7 +37,7 @@ def judge(original: Path, adopted: Path, spec: ModelSpec, constants: Mapping[str
                     steps = [step | {tensor.name: steps[0][tensor.name]} for step in steps]
             fresh: Arrays = {state.input: state.fresh(batch) for state in spec.states}
             got = _stepped(ours, steps, fresh, {state.input: state.output for state in spec.states})
-            if carried or not spec.has_time:
+            if len(carried) == len(spec.states) and (carried or not spec.has_time):
                 want = _stepped(theirs, [step | fixed for step in steps], {n: fresh[n] for n in carried}, carried)
                 how = "stepped, its states fed back" if carried else "call by call"
             else:
@@ -47,7 +47,7 @@ def judge(original: Path, adopted: Path, spec: ModelSpec, constants: Mapping[str
                     else np.concatenate([step[t.name] for step in steps], t.time_axis)
                     for t in spec.inputs
                 }
-                want, how = [_run(theirs, whole | fixed)], "run whole"
+                want, how = [_run(theirs, whole | fixed | {n: fresh[n] for n in carried})], "run whole"
             for output in spec.outputs:
                 _compare(output, got, want, f"{draw} inputs, batch {batch}, the original {how}")
             lines.append(f"{draw} inputs, batch {batch}: {STEPS} steps equal the original {how}")
