@@ -27,7 +27,7 @@ def judge(original: Path, adopted: Path, spec: ModelSpec, constants: Mapping[str
     fixed: Arrays = {n: np.array(text.split(","), np.float64).astype(_dtype(takes[n].type)) for n, text in constants.items()}
     fixed = {n: array.reshape([s if isinstance(s, int) else 1 for s in takes[n].shape]) for n, array in fixed.items()}
     carried = {state.input: state.output for state in spec.states if state.input in takes}
-    lines = []
+    lines: list[str] = []
     for draw in DRAWS:
         for batch in (1, 3) if spec.has_batch else (1,):
             generator = np.random.default_rng(len(lines) + 11)
