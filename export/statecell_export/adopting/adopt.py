@@ -8,15 +8,17 @@ from pathlib import Path
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
-from statecell.spec import SPEC_KEY, ModelSpec, SpecError, StateSpec, TensorSpec
+from statecell.spec import BATCH, SEQ_LEN, SPEC_KEY, ModelSpec, SpecError, StateSpec, TensorSpec
 
-from statecell_export.adopting.states import direction, hidden_size, pairs_in
+from statecell_export.adopting.flow import Flow
+from statecell_export.adopting.judge import judge
+from statecell_export.adopting.states import direction, followed_pairs, hidden_size, pairs_in
 from statecell_export.adopting.states import initial as initial_states
 from statecell_export.adopting.states import lift as lift_states
 from statecell_export.adopting.stranger import load, nested, random, recurrent_nodes, run, values, with_constants
 from statecell_export.adopting.trial import Trial, try_axes
 from statecell_export.errors import GraphRefusedError
-from statecell_export.proving.grid import Case, Ledger, cases, chunked, chunks, difference, long_cases
+from statecell_export.proving.grid import Case, Ledger, cases, chunked, chunks, difference, long_cases, relative_error
 from statecell_export.proving.runners import Arrays, Runner, runner, signature_in, signature_out
 from statecell_export.reading.example import parse
 from statecell_export.report import Proof, Report, describe, versions
@@ -54,6 +56,7 @@ def adopt(
     with new_version(out, name, version) as folder:
         onnx.save(model, folder / ONNX)
         proof = _prove(spec, fixed, runner(folder / ONNX, spec))
+        judged = judge(Path(path), folder / ONNX, spec, constants) if spec.streamable else []
         report = Report(
             spec=spec,
             path=Path(out) / name / str(version),
@@ -65,7 +68,11 @@ def adopt(
             artifacts={ONNX: describe(folder / ONNX)},
             versions=versions(),
             seconds=round(time.perf_counter() - began, 3),
-            notes=tuple(f"input {key!r} is {value}" for key, value in constants.items()),
+            notes=(
+                *(f"input {key!r} is {value}" for key, value in constants.items()),
+                *(f"state {state.input!r} is carried on by {state.output!r}" for state in spec.states),
+                *judged,
+            ),
         )
         (folder / "report.json").write_text(report.to_json())
     return report
@@ -79,12 +86,26 @@ def _with_spec(
     for line in lines:
         if line not in {value.name for value in inputs}:
             raise GraphRefusedError(f"example {line!r} is no input; the inputs are {', '.join(value.name for value in inputs)}")
-    pairs = pairs_in(inputs, outputs, named)
+    pairs = pairs_in(inputs, outputs, named, {} if named else followed_pairs(file))
     if not pairs and not recurrent_nodes(file) and not nested(file):
         raise GraphRefusedError(
             "the model has no LSTM, GRU or RNN node and no state in its signature; name one by --state IN:OUT"
         )
+    constants = {tensor.name: tensor for tensor in file.graph.initializer}
+    for node in recurrent_nodes(file):
+        weights = constants.get(node.input[1])
+        if weights is not None and weights.data_type != onnx.TensorProto.FLOAT:
+            dtype = helper.tensor_dtype_to_np_dtype(weights.data_type).name
+            raise GraphRefusedError(
+                f"node {node.name!r} ({node.op_type}) has {dtype} weights, float32 is expected; convert the file"
+            )
     trial = try_axes(file, pairs, lines)
+    for node in recurrent_nodes(file):
+        if not all(np.isfinite(value).all() for value in trial.seen(node.input[0])):
+            raise GraphRefusedError(
+                f"node {node.name!r} ({node.op_type}) is given {node.input[0]!r}, which is not finite for standard normal "
+                f"values of {', '.join(trial.shapes)}: nothing can be proven there; give a file that takes any numbers"
+            )
     model = onnx.ModelProto()
     model.CopyFrom(file)
     reason = _unliftable(file, trial, pairs)
@@ -105,27 +126,51 @@ def _with_spec(
     del model.graph.input[:], model.graph.output[:], model.graph.value_info[:]
     model.graph.input.extend(map(value_info, signature_in(spec)))
     model.graph.output.extend(map(value_info, signature_out(spec)))
+    _refuse_mixed_rows(spec, run(model))
     reason = reason or _cut_reason(spec, run(model))
     return model, replace(spec, streamable=not reason, reason=reason)
 
 
 def _unliftable(model: onnx.ModelProto, trial: Trial, pairs: Mapping[str, str]) -> str:
     """Why states inside cannot be lifted out, "" where they can, or where the signature has them."""
+    flow, has_time = Flow(model), any(SEQ_LEN in shape for shape in trial.shapes.values())
     for node in recurrent_nodes(model):
         where = f"node {node.name!r} ({node.op_type})"
+        if has_time and not trial.over_time(node):
+            continue  # it begins anew within each step
         if direction(node) != "forward":
             return f"{where} is {direction(node)}: it begins at the end of the sequence"
-        if not pairs and not trial.begins_with_zeros(node):
+        if len(node.input) > 4 and node.input[4]:
+            return f"{where} takes sequence_lens {node.input[4]!r}, which speak of whole sequences; export it without lengths"
+        if _carried(flow, node, pairs):
+            continue
+        if not _zeros(flow, node):
             initial = ", ".join(dict.fromkeys(filter(None, initial_states(node))))
             return f"{where} begins with a learned or computed state {initial!r}; export the model with that state as an input"
+        if not has_time:
+            return (
+                f"{where} begins every call with zeros, at a fixed seq_len; export the model with a dynamic seq_len to step it"
+            )
     inside = [] if pairs else nested(model)
     return f"{inside[0]} keeps its state inside; export the model with the state as an input and an output" if inside else ""
+
+
+def _carried(flow: Flow, node: onnx.NodeProto, pairs: Mapping[str, str]) -> bool:
+    """Whether each initial state of a node is moved from states in the signature."""
+    names = initial_states(node)
+    return all(name and any(origin.name in pairs for origin in flow.origins(name)) for name in names)
+
+
+def _zeros(flow: Flow, node: onnx.NodeProto) -> bool:
+    """Whether a node has no initial state, or one that the graph itself makes of zeros."""
+    return all(origin.kind == "zeros" for name in filter(None, initial_states(node)) for origin in flow.origins(name))
 
 
 def _lift(model: onnx.ModelProto, trial: Trial) -> list[StateSpec]:
     """Lift out what begins with zeros; the other states are in the signature."""
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    nodes = [node for node in recurrent_nodes(model) if trial.begins_with_zeros(node)]
+    flow = Flow(model)
+    nodes = [node for node in recurrent_nodes(model) if trial.over_time(node) and _zeros(flow, node)]
     sizes = [(hidden_size(node, constants), trial.rows(node)) for node in nodes]
     return lift_states(model, nodes, sizes)
 
@@ -142,6 +187,25 @@ def _cut_reason(spec: ModelSpec, call: Runner) -> str:
         if changed:
             return f"{changed}: the model looks across time steps"
     return ""
+
+
+def _refuse_mixed_rows(spec: ModelSpec, call: Runner) -> None:
+    """Raises GraphRefusedError where a row's results hang on the rows beside it, or on how many they are."""
+    if not spec.has_batch:
+        return
+    feed, few = _feed(spec, Case(4, 5, "random"), np.random.default_rng(3)), 2
+    axes = {tensor.name: tensor.shape.index(BATCH) for tensor in signature_in(spec) if BATCH in tensor.shape}
+    part = {n: np.take(array, range(few), axes[n]) if n in axes else array for n, array in feed.items()}
+    whole, alone = call(feed), call(part)
+    for tensor in signature_out(spec):
+        if BATCH not in tensor.shape:
+            continue
+        error = relative_error(alone[tensor.name], np.take(whole[tensor.name], range(few), tensor.shape.index(BATCH)))
+        if not error <= 1e-4:
+            raise GraphRefusedError(
+                f"rows of a batch change each other: {tensor.name!r} differs by {error:.2g} between 5 rows and the first {few} "
+                "of them; export the file with a batch axis of size 1"
+            )
 
 
 def _feed(spec: ModelSpec, case: Case, generator: np.random.Generator) -> Arrays:
@@ -162,6 +226,12 @@ def _prove(spec: ModelSpec, model: onnx.ModelProto, adopted: Runner) -> Proof:
         feed = _feed(spec, case, generator)
         if case.state == "zero" or not lifted:
             want = original({name: array for name, array in feed.items() if name in takes})
+            for key, array in want.items():
+                if not np.isfinite(array).all():
+                    raise GraphRefusedError(
+                        f"output {key!r} is not finite for standard normal values of {', '.join(feed)} ({case}): nothing can "
+                        "be proven there; give a file that takes any numbers"
+                    )
             ledger.check(ONNX, f"whole, {case}", adopted(feed), want, want)
     for case in long_cases(spec) if spec.streamable else ():
         feed = _feed(spec, case, generator)

@@ -8,7 +8,8 @@ import onnx
 from onnx import helper
 from statecell.spec import BATCH, Shape, StateSpec
 
-from statecell_export.adopting.stranger import Value
+from statecell_export.adopting.flow import Flow
+from statecell_export.adopting.stranger import Value, stateful_nodes
 from statecell_export.errors import GraphRefusedError
 from statecell_export.reading.lift import next_name
 from statecell_export.reading.recurrent import Array
@@ -19,8 +20,13 @@ _NOISE = re.compile(
 )
 
 
-def pairs_in(inputs: Sequence[Value], outputs: Sequence[Value], named: Mapping[str, str]) -> dict[str, str]:
-    """State input -> state output: those named by hand, else those whose names and shapes match. Raises GraphRefusedError."""
+def pairs_in(
+    inputs: Sequence[Value], outputs: Sequence[Value], named: Mapping[str, str], followed: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """State input -> state output: those named by hand, else those followed, then those whose names and shapes match.
+
+    Raises GraphRefusedError.
+    """
     by_name = {value.name: value for value in inputs}, {value.name: value for value in outputs}
     for before, after in named.items():
         for name, known, kind in ((before, by_name[0], "input"), (after, by_name[1], "output")):
@@ -33,11 +39,41 @@ def pairs_in(inputs: Sequence[Value], outputs: Sequence[Value], named: Mapping[s
             )
     if named:
         return dict(named)
-    found: dict[str, str] = {}
+    found = {before: after for before, after in (followed or {}).items() if _fit(by_name[0][before], by_name[1][after])}
     for value in inputs:
+        if value.name in found:
+            continue
         alike = [o for o in outputs if o.name not in found.values() and _stem(o.name) == _stem(value.name) and _fit(value, o)]
         if len(alike) == 1 and np.dtype(value.dtype).kind == "f" and value.dims:
             found[value.name] = alike[0].name
+    return found
+
+
+def followed_pairs(model: onnx.ModelProto) -> dict[str, str]:
+    """State input -> state output by data flow: what a node's initial state is moved from, to where its last state is moved.
+
+    Names only break a tie between outputs that hold the same state. Raises GraphRefusedError where it stays open.
+    """
+    flow = Flow(model)
+    found: dict[str, str] = {}
+    for node in stateful_nodes(model):
+        for place, before in enumerate(initial(node), 1):
+            origins = [origin.name for origin in flow.origins(before) if origin.kind == "input"] if before else []
+            after = flow.reaches(list(node.output[place : place + 1]))
+            if len(origins) != 1 or not after:
+                continue
+            alike = [name for name in after if _stem(name) == _stem(origins[0])] if len(after) > 1 else after
+            if len(alike) != 1 or found.get(origins[0], alike[0]) != alike[0]:
+                lines = " or ".join(f"--state {origins[0]}:{name}" for name in after)
+                raise GraphRefusedError(
+                    f"state {origins[0]!r} of node {node.name!r} is carried on by several outputs; say {lines}"
+                )
+            found[origins[0]] = alike[0]
+    for after_name in set(found.values()):
+        befores = [before for before, after in found.items() if after == after_name]
+        if len(befores) > 1:
+            lines = " or ".join(f"--state {before}:{after_name}" for before in befores)
+            raise GraphRefusedError(f"output {after_name!r} carries on several states; say {lines}")
     return found
 
 
@@ -66,7 +102,7 @@ def _described(value: Value) -> str:
 
 def initial(node: onnx.NodeProto) -> list[str]:
     """The names of a recurrent node's initial states, "" for one that is absent."""
-    wanted = 2 if node.op_type == "LSTM" else 1
+    wanted = 2 if node.op_type.endswith("LSTM") else 1
     given = list(node.input[5 : 5 + wanted])
     return given + [""] * (wanted - len(given))
 
@@ -85,7 +121,7 @@ def lift(model: onnx.ModelProto, nodes: Sequence[onnx.NodeProto], sizes: Sequenc
     states: list[StateSpec] = []
     for number, (node, (hidden, batch)) in enumerate(zip(nodes, sizes, strict=True)):
         inner = Graph(f"/state_{number}")
-        before = node.input[:5]
+        before, after = node.input[:5], node.input[5 + len(initial(node)) :]  # after the states: an LSTM's peepholes
         node.input[:] = [*before, *[""] * (5 - len(before))]
         node.output[:] = [*node.output, *[""] * (3 - len(node.output))][: 1 + len(initial(node))]
         for place, letter in enumerate("hc"[: len(initial(node))], 1):
@@ -97,6 +133,7 @@ def lift(model: onnx.ModelProto, nodes: Sequence[onnx.NodeProto], sizes: Sequenc
             inner.add_many("Identity", [node.output[place]], [next_name(name)])
             shape: Shape = (1, BATCH if batch is None else batch, hidden)
             states.append(StateSpec(name, next_name(name), "float32", shape))
+        node.input.extend(after)
         model.graph.node.extend(inner.nodes)
     return states
 

@@ -15,6 +15,7 @@ from statecell_export.reading.recurrent import Array
 from statecell_export.writing.graph import graphs
 
 RECURRENT = ("LSTM", "GRU", "RNN")
+QUANTIZED = "DynamicQuantizeLSTM"
 
 
 @dataclass(frozen=True)
@@ -102,9 +103,14 @@ def recurrent_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     return [node for node in model.graph.node if node.op_type in RECURRENT and node.domain in {"", "ai.onnx"}]
 
 
+def stateful_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """The recurrent nodes and ONNX Runtime's quantized LSTM, whose initial and last states stand in the same places."""
+    return [*recurrent_nodes(model), *(node for node in model.graph.node if node.op_type == QUANTIZED)]
+
+
 def nested(model: onnx.ModelProto) -> list[str]:
     """The recurrent nodes that are inside others or inside functions, as "LSTM in If 'name'"."""
-    found: list[str] = []
+    found = [f"{QUANTIZED} {node.name!r}" for node in model.graph.node if node.op_type == QUANTIZED]
     for outer in model.graph.node:
         for attribute in outer.attribute:
             for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):

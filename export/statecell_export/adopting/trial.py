@@ -8,7 +8,6 @@ import numpy as np
 import onnx
 from statecell.spec import BATCH, SEQ_LEN, Shape, TensorSpec
 
-from statecell_export.adopting import states
 from statecell_export.adopting.stranger import Value, random, recurrent_nodes, run, values, watched
 from statecell_export.errors import GraphRefusedError
 from statecell_export.proving.runners import Arrays, Runner
@@ -22,7 +21,7 @@ _MOST_GUESSES = 64
 class Trial:
     """The model run at SIZES under a guess of what its axes are.
 
-    shapes: of its inputs. outputs: what each run gave. watch: the names of the recurrent nodes' inputs and initial states,
+    shapes: of its inputs. outputs: what each run gave. watch: the names of the recurrent nodes' inputs,
     whose values the runs gave too.
     """
 
@@ -41,9 +40,9 @@ class Trial:
         except NoSymbolError as error:
             raise GraphRefusedError(f"output {output!r} {error}") from None
 
-    def begins_with_zeros(self, node: onnx.NodeProto) -> bool:
-        """Whether a recurrent node has no initial state, or only ever zeros."""
-        return not any(value.any() for name in filter(None, states.initial(node)) for value in self.seen(name))
+    def over_time(self, node: onnx.NodeProto) -> bool:
+        """Whether a recurrent node goes along seq_len: not over frequency bins or the characters of a word."""
+        return [value.shape[0] for value in self.seen(node.input[0])] == [seq_len for seq_len, _ in SIZES]
 
     def rows(self, node: onnx.NodeProto) -> int | None:
         """How many rows a recurrent node computes, None where that follows the batch."""
@@ -57,7 +56,7 @@ def try_axes(model: onnx.ModelProto, pairs: Mapping[str, str], lines: Mapping[st
     pairs: the states in the signature. lines: inputs whose axes the caller named. Raises GraphRefusedError.
     """
     inputs, nodes = values(model.graph.input), recurrent_nodes(model)
-    watch = [name for node in nodes for name in (node.input[0], *filter(None, states.initial(node)))]
+    watch = [name for node in nodes for name in node.input[:1]]
     call, problem = run(watched(model, watch)), ""
     for shapes in itertools.islice(_guesses(inputs, pairs, lines), _MOST_GUESSES):
         try:
