@@ -1,6 +1,7 @@
 """Header blocks: what a call asks for, read from HPACK (RFC 7541), and how it is answered."""
 
 import base64
+import re
 import urllib.parse
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -22,6 +23,10 @@ TRAILERS_SIZE = 8000
 _UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 _FORBIDDEN = {"connection", "proxy-connection", "keep-alive", "transfer-encoding", "upgrade"}
 _PSEUDO = {":method", ":scheme", ":path", ":authority"}
+_NAME = re.compile(r"[!-9;-@\[-~]+")
+"""A field's name (RFC 9113, section 8.2.1): what can be printed in ASCII, but no capital and no colon."""
+_ENDS_A_LINE = re.compile(r"[\0\r\n]")
+"""What no value has: whoever speaks HTTP/1.1 behind us would take what follows for a field of its own."""
 _PLAIN = " !\"#$&'()*+,/:;<=>?@[\\]^`{|}"
 """What grpc-message has unchanged, beside letters and digits; all but % of what can be printed in ASCII."""
 
@@ -94,8 +99,10 @@ def _request(headers: Iterable[tuple[str, str]]) -> Request:
                 raise StreamBroken(Code.PROTOCOL_ERROR, f"header {name!r} does not belong there")
         else:
             regular = True
-            if name in _FORBIDDEN or name != name.lower() or (name == "te" and value != "trailers"):
+            if name in _FORBIDDEN or not _NAME.fullmatch(name) or (name == "te" and value != "trailers"):
                 raise StreamBroken(Code.PROTOCOL_ERROR, f"header {name!r} is not one of HTTP/2")
+        if _ENDS_A_LINE.search(value):
+            raise StreamBroken(Code.PROTOCOL_ERROR, f"header {name!r} has NUL, CR or LF in its value, which no header may")
         found.setdefault(name, value)
     missing = {":method", ":scheme", ":path"} - found.keys()
     if missing or not found[":path"]:
