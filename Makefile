@@ -15,7 +15,7 @@ SOURCES := protos export server clients/python docs tests bench
 # A .venv is of use only where it was made, and with the Python that it was made by.
 $(shell [ "$$(cat $(STAMP) 2>/dev/null)" = "$(CURDIR)" ] && $(BIN)/python -c 0 2>/dev/null || rm -f $(STAMP))
 
-.PHONY: help venv venv-gpu gpu-check train export serve demo test faults lint format protos protos-check clients wheels outside bench bench-durability image clean
+.PHONY: help venv venv-gpu gpu-check train export serve demo test faults fuzz soak lint format protos protos-check clients wheels outside bench bench-durability image clean
 
 help:  ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,15 @@ test: $(STAMP)  ## Run the tests
 KILLS ?= 200
 faults: $(STAMP)  ## Kill, pause, cut and restart replicas and their store for minutes (KILLS=200); needs redis-server
 	STATECELL_KILLS=$(KILLS) $(BIN)/pytest tests/faults
+
+SECONDS ?= 600
+fuzz: $(STAMP)  ## Fuzz everything that reads strangers' bytes, SECONDS=600 each, from and into .fuzz/; what breaks is in tests/fuzz/found/
+	for target in $$(ls tests/fuzz/corpus); do \
+	  $(BIN)/python -m tests.fuzz $$target --seconds $(SECONDS) --corpus .fuzz/$$target || exit 1; done
+
+MINUTES ?= 30
+soak: $(STAMP)  ## Mixed clients against a server for MINUTES=30, every answer checked; then what grew and what was lost
+	$(BIN)/python -m bench.soak --minutes $(MINUTES)
 
 lint: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff check $(SOURCES)

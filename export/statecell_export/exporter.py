@@ -5,6 +5,7 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,12 @@ from statecell_export.proving.runners import Arrays, runner
 from statecell_export.proving.streaming import min_batch, only_a_loop, why_not
 from statecell_export.proving.verify import Verifier
 from statecell_export.quiet import quiet
+from statecell_export.reading import kept
+from statecell_export.reading.eager import check_eager, uncompile, untie
 from statecell_export.reading.example import Arguments, read
 from statecell_export.reading.lift import Lifted
 from statecell_export.reading.probe import Probe, probe
+from statecell_export.reading.ranges import with_ranges
 from statecell_export.reading.recurrent import is_bare
 from statecell_export.report import Report, describe, versions
 from statecell_export.repository import check_name, new_version
@@ -87,7 +91,7 @@ class _Export:
         source, verifier, judge = study(original, read(original, example), self.name, self.form, self.states)
         ways = recipes(source)
         failures: list[ExportError] = [] if ways else [only_a_loop(source.module, source.found, source.spec.reason)]
-        if where := branch(copy.deepcopy(original), source.found.arguments):
+        if where := branch(copy.deepcopy(source.module), source.found.arguments):
             ways = [recipe for recipe in ways if recipe.name == SCRIPT]
             failures.append(
                 ModuleRefusedError(
@@ -126,7 +130,7 @@ class _Export:
                 recipe=recipe.name,
                 form=self.form.name,
                 proof=proof,
-                accuracy=verifier.accuracy(runners, _exact(copy.deepcopy(original).double(), source.found))
+                accuracy=verifier.accuracy(runners, _exact(source.wrapped(copy.deepcopy(original).double()), source.found))
                 if rounded
                 else proof.worst,
                 ranges=verifier.ranges(),
@@ -147,17 +151,22 @@ def study(
     form.weights(module)
     itself = copy.deepcopy(module)
     double = copy.deepcopy(module).double()  # before it runs: what it computes then cannot always be copied
-    found = probe(module, arguments, name, states)
+    given = with_ranges(module, arguments)
+    slots = kept.find(module, given)
+    module, double = kept.wrapped(module, slots), kept.wrapped(double, slots)
+    found = probe(module, kept.with_states(module, slots, given), name, [*states, *kept.lines(slots)])
+    taken = kept.without_states(found.arguments, given)
+    carried = {} if slots else dict(found.plan.given)
     lifted, exact = Lifted(module, found.plan), _exact(double, found)
     verifier = Verifier(lifted, exact, found.spec, found.leaves, form)
-    judge = Judge(itself, found.arguments, found.spec, dict(found.plan.given), found.plan.results)
+    judge = Judge(itself, taken, found.spec, carried, found.plan.results, steps=bool(slots))
 
     def run(feed: Arrays) -> Arrays:
         return verifier.run(lifted, feed)
 
     reason = why_not(module, found, verifier.difference)
     if wrong := judge.difference(run, stepped=False):
-        raise ModuleRefusedError(f"{type(module).__name__}.forward is not what was made of it: {wrong}")
+        raise ModuleRefusedError(f"{type(module).__name__}.forward is not what was made of it: {wrong}{kept.told(slots)}")
     if not reason and not found.spec.has_time and not found.plan.given and not is_bare(module):
         reason = (
             "forward has no time axis and neither takes nor returns a state, so that each call begins anew; "
@@ -166,9 +175,9 @@ def study(
     if not reason:
         reason = judge.difference(run, stepped=True)
     spec = replace(found.spec, streamable=not reason, reason=reason, min_batch=min_batch(module, found.spec))
-    source = Source(module, lifted, found, spec, form, verifier.tensors)
+    source = Source(module, lifted, found, spec, form, verifier.tensors, partial(kept.wrapped, slots=slots))
     served = form.spec(spec)
-    judge = Judge(itself, found.arguments, served, dict(found.plan.given), found.plan.results)
+    judge = Judge(itself, taken, served, carried, found.plan.results, steps=bool(slots))
     return source, Verifier(lifted, exact, served, found.leaves, form), judge
 
 
@@ -177,13 +186,15 @@ def prepared(module: nn.Module) -> nn.Module:
     if not isinstance(module, nn.Module):
         weights = "; make the module and call module.load_state_dict(weights) first" if isinstance(module, Mapping) else ""
         raise ModuleRefusedError(f"module is a {type(module).__name__}, expected an nn.Module{weights}")
+    check_eager(module)
     try:
-        module = copy.deepcopy(module).eval().cpu()
+        module = uncompile(copy.deepcopy(module)).eval().cpu()
     except RuntimeError as error:  # it has run, and holds weights that it computed from others
         raise ModuleRefusedError(
             f"{type(module).__name__} cannot be copied: {str(error).split('.')[0]}; make weight_norm and the like permanent by "
             "torch.nn.utils.parametrize.remove_parametrizations, or export before it runs"
         ) from error
+    untie(module)
     for path, parameter in module.named_parameters():
         if parameter.is_floating_point() and parameter.dtype != torch.float32:
             raise ModuleRefusedError(

@@ -1,44 +1,55 @@
 """ModelSpec: what a model takes, gives and remembers; carried inside every artifact as JSON."""
 
 import json
-from dataclasses import asdict, dataclass
+import re
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
 
+from statecell.bounds import (
+    BATCH,
+    DTYPES,
+    MOST_AXES,
+    MOST_BYTES,
+    MOST_MIN_BATCH,
+    MOST_NAME,
+    MOST_REASON,
+    MOST_TENSORS,
+    MOST_TEXT,
+    SEQ_LEN,
+    Shape,
+    SpecError,
+    check_initial,
+    check_tensor,
+    check_text,
+    check_type,
+    row_bytes,
+    shown,
+)
+
+__all__ = [
+    "BATCH",
+    "DTYPES",
+    "FORMAT",
+    "SEQ_LEN",
+    "SPEC_KEY",
+    "ModelSpec",
+    "Shape",
+    "SpecError",
+    "StateSpec",
+    "TensorSpec",
+]
+
 SPEC_KEY = "statecell.spec"
 """The key in ONNX metadata_props and in TorchScript's _extra_files under which an artifact carries its spec."""
 
 FORMAT = 1
-BATCH = "batch"
-SEQ_LEN = "seq_len"
-DTYPES = ("float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
-
-Shape = tuple[int | str, ...]
-
-
-class SpecError(ValueError):
-    """The artifact's spec is missing or contradicts itself. Export the model again, or adopt the file."""
 
 
 def _axis(shape: Shape, symbol: str) -> int | None:
     return shape.index(symbol) if symbol in shape else None
-
-
-def _check(where: str, name: str, dtype: str, shape: Shape) -> None:
-    if not name:
-        raise SpecError(f"{where} has no name")
-    if dtype not in DTYPES:
-        raise SpecError(f"{where} {name!r} has dtype {dtype!r}, expected one of {', '.join(DTYPES)}")
-    for size in shape:
-        if isinstance(size, str) and size not in (BATCH, SEQ_LEN):
-            raise SpecError(f"{where} {name!r} has an axis {size!r}, expected 'batch', 'seq_len' or a size")
-        if isinstance(size, int) and size < 1:
-            raise SpecError(f"{where} {name!r} has an axis of size {size}, expected at least 1")
-    for symbol in (BATCH, SEQ_LEN):
-        if shape.count(symbol) > 1:
-            raise SpecError(f"{where} {name!r} has {symbol!r} twice in its shape {list(shape)}")
 
 
 @dataclass(frozen=True)
@@ -50,7 +61,12 @@ class TensorSpec:
     shape: Shape
 
     def __post_init__(self) -> None:
-        _check("tensor", self.name, self.dtype, self.shape)
+        check_tensor("tensor", self.name, self.dtype, self.shape)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row and time step."""
+        return row_bytes(self.dtype, self.shape)
 
     @cached_property
     def batch_axis(self) -> int | None:
@@ -77,9 +93,9 @@ class StateSpec:
     initial: float = 0.0
 
     def __post_init__(self) -> None:
-        _check("state", self.input, self.dtype, self.shape)
-        if not self.output:
-            raise SpecError(f"state {self.input!r} has no output that carries it on")
+        check_tensor("state", self.input, self.dtype, self.shape)
+        check_text(f"state {shown(self.input)}'s output, which carries it on,", self.output, MOST_NAME)
+        check_initial(f"state {shown(self.input)}'s initial value", self.initial, self.dtype)
         if SEQ_LEN in self.shape:
             raise SpecError(f"state {self.input!r} has a time axis in its shape {list(self.shape)}; a state has none")
 
@@ -121,27 +137,56 @@ class ModelSpec:
     format: int = FORMAT
 
     def __post_init__(self) -> None:
+        check_type("spec's format", self.format, int, f"the number {FORMAT}")
         if self.format != FORMAT:
-            raise SpecError(f"spec has format {self.format}, this release reads format {FORMAT}")
-        if not self.name:
-            raise SpecError("spec has no model name")
-        if not self.inputs:
-            raise SpecError(f"model {self.name!r} has no input beside its states")
-        for kind, names in (
-            ("input", [t.name for t in self.inputs] + [s.input for s in self.states]),
-            ("output", [t.name for t in self.outputs] + [s.output for s in self.states]),
-        ):
-            twice = sorted({name for name in names if names.count(name) > 1})
-            if twice:
-                raise SpecError(f"model {self.name!r} has the {kind} {twice[0]!r} twice")
+            raise SpecError(f"spec has format {shown(self.format)}, this release reads format {FORMAT}")
+        check_text("spec's model name", self.name, MOST_NAME)
+        check_type(f"model {shown(self.name)}'s streamable", self.streamable, bool, "true or false")
+        check_text(f"model {shown(self.name)}'s reason", self.reason, MOST_REASON, empty=True)
+        check_type(f"model {shown(self.name)}'s min_batch", self.min_batch, int, "a number of rows")
+        self._check_tensors()
         if self.streamable and not self.states:
             raise SpecError(f"model {self.name!r} is called streamable but has no state")
         if not self.streamable and not self.reason:
             raise SpecError(f"model {self.name!r} is called not streamable without a reason")
+        if not 1 <= self.min_batch <= MOST_MIN_BATCH:
+            raise SpecError(f"model {self.name!r} has min_batch {shown(self.min_batch)}, expected 1 to {MOST_MIN_BATCH}")
+
+    def _check_tensors(self) -> None:
+        for side, kind in (("inputs", TensorSpec), ("outputs", TensorSpec), ("states", StateSpec)):
+            items = getattr(self, side)
+            check_type(f"model {shown(self.name)}'s {side}", items, tuple, "a list")
+            if len(items) > MOST_TENSORS:
+                raise SpecError(f"model {self.name!r} has {len(items)} {side}, the most is {MOST_TENSORS}")
+            for item in items:
+                check_type(f"model {shown(self.name)}'s {side}", item, kind, kind.__name__)
+        if not self.inputs:
+            raise SpecError(f"model {self.name!r} has no input beside its states")
+        for direction, names in (
+            ("input", [t.name for t in self.inputs] + [s.input for s in self.states]),
+            ("output", [t.name for t in self.outputs] + [s.output for s in self.states]),
+        ):
+            seen: set[str] = set()
+            for name in names:
+                if name in seen:
+                    raise SpecError(f"model {self.name!r} has the {direction} {name!r} twice")
+                seen.add(name)
         if len({s.batch_axis is None for s in self.states}) > 1:
             raise SpecError(f"model {self.name!r} has states with a batch axis and states without one")
-        if self.min_batch < 1:
-            raise SpecError(f"model {self.name!r} has min_batch {self.min_batch}, expected at least 1")
+        if self.row_bytes > MOST_BYTES:
+            raise SpecError(
+                f"model {self.name!r} takes {self.row_bytes:.3g} bytes a row and time step, the most is {MOST_BYTES}"
+            )
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of one session's state."""
+        return sum(s.tensor.row_bytes for s in self.states)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes that go into a run and come out of it, for one row and time step."""
+        return sum(t.row_bytes for t in (*self.inputs, *self.outputs)) + 2 * self.state_bytes
 
     @cached_property
     def has_time(self) -> bool:
@@ -155,32 +200,22 @@ class ModelSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON would have it; sizes in shapes are strings, as on the wire."""
-        fields = asdict(self)
-        for tensor in (*fields["inputs"], *fields["outputs"], *fields["states"]):
+        said = asdict(self)
+        for tensor in (*said["inputs"], *said["outputs"], *said["states"]):
             tensor["shape"] = [str(size) for size in tensor["shape"]]
-        return fields
+        return said
 
     @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> Self:
+    def from_dict(cls, said: dict[str, Any]) -> Self:
         """The reverse of to_dict. Raises SpecError."""
-
-        def build(kind: type[TensorSpec] | type[StateSpec], items: list[dict[str, Any]]) -> tuple[Any, ...]:
-            return tuple(
-                kind(**{**item, "shape": tuple(int(s) if s.lstrip("-").isdigit() else s for s in item.get("shape", ()))})
-                for item in items
-            )
-
-        try:
-            return cls(
-                **{
-                    **fields,
-                    "inputs": build(TensorSpec, fields.get("inputs", [])),
-                    "outputs": build(TensorSpec, fields.get("outputs", [])),
-                    "states": build(StateSpec, fields.get("states", [])),
-                }
-            )
-        except (TypeError, AttributeError) as error:
-            raise SpecError(f"spec cannot be read: {error}") from error
+        return cls(
+            **{
+                **_known(cls, "spec", said),
+                "inputs": _items(TensorSpec, "input", said.get("inputs", [])),
+                "outputs": _items(TensorSpec, "output", said.get("outputs", [])),
+                "states": _items(StateSpec, "state", said.get("states", [])),
+            }
+        )
 
     def to_json(self) -> str:
         return json.dumps(self.to_dict(), separators=(",", ":"))
@@ -188,10 +223,42 @@ class ModelSpec:
     @classmethod
     def from_json(cls, text: str) -> Self:
         """Raises SpecError."""
+        if len(text) > MOST_TEXT:
+            raise SpecError(f"spec has {len(text)} characters, the most is {MOST_TEXT}")
         try:
-            fields = json.loads(text)
-        except ValueError as error:
+            said = json.loads(text)
+        except (ValueError, RecursionError) as error:
             raise SpecError(f"spec is not JSON: {error}") from error
-        if not isinstance(fields, dict):
-            raise SpecError(f"spec is a JSON {type(fields).__name__}, expected an object")
-        return cls.from_dict(fields)
+        if not isinstance(said, dict):
+            raise SpecError(f"spec is a JSON {type(said).__name__}, expected an object")
+        return cls.from_dict(said)
+
+
+def _known(kind: type, where: str, said: object) -> dict[str, Any]:
+    """The fields of `kind` that JSON gave. Raises SpecError where one is unknown, or missing."""
+    if not isinstance(said, dict):
+        raise SpecError(f"{where} is {shown(said)}, expected an object")
+    names = [field.name for field in fields(kind)]
+    for name in said:
+        if name not in names:
+            raise SpecError(f"{where} has a field {shown(name)}, expected {', '.join(names)}")
+    for name in ("input", "output", "dtype") if kind is StateSpec else ("name", "dtype") if kind is TensorSpec else ("name",):
+        if name not in said:
+            raise SpecError(f"{where} has no {name!r}")
+    return said
+
+
+def _items(kind: type, where: str, said: object) -> tuple[Any, ...]:
+    """The tensors or states of a list that JSON gave."""
+    if not isinstance(said, list) or len(said) > MOST_TENSORS:
+        raise SpecError(f"spec's {where}s are {shown(said)}, expected a list of at most {MOST_TENSORS}")
+    return tuple(kind(**{**_known(kind, where, item), "shape": _shape(where, item.get("shape", []))}) for item in said)
+
+
+def _shape(where: str, said: object) -> Shape:
+    if not isinstance(said, list) or len(said) > MOST_AXES:
+        raise SpecError(f"{where} has the shape {shown(said)}, expected a list of at most {MOST_AXES} sizes")
+    for size in said:
+        check_type(f"{where}'s axis", size, str, "text: 'batch', 'seq_len' or a size")
+    # ASCII digits only, and few: int() also reads others, and its time grows with the square of their number.
+    return tuple(int(size) if re.fullmatch(r"-?[0-9]{1,18}", size) else size for size in said)

@@ -4,6 +4,7 @@ The engine, and with it ONNX Runtime, is imported when it is to serve: help and 
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import re
@@ -27,25 +28,32 @@ app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
 def size(text: str) -> int:
-    """ "512MiB" in bytes."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    """ "512MiB" in bytes. Raises ConfigError."""
+    match = re.fullmatch(r"([0-9]{1,18}(?:\.[0-9]{1,9})?)\s*([KMG]?)(?:i?B)?", text.strip(), re.IGNORECASE)
     if match is None:
-        raise typer.BadParameter(f"{text!r} is not a size; write it as 512MiB or 2GiB")
+        raise ConfigError(f"{text[:80]!r} is not a size; write it as 512MiB or 2GiB")
     return int(float(match[1]) * UNITS[match[2].upper()])
 
 
 def save_every(text: str) -> int:
-    """ "every=8" as 8, "every_step" as 1."""
-    match = re.fullmatch(r"every_step|every=(\d+)", text.strip())
+    """ "every=8" as 8, "every_step" as 1. Raises ConfigError."""
+    match = re.fullmatch(r"every_step|every=([0-9]{1,9})", text.strip())
     if match is None:
-        raise typer.BadParameter(f"{text!r} is no durability; write every_step, or every=8 for every 8 steps")
+        raise ConfigError(f"--durability: {text[:80]!r} is no durability; write every_step, or every=8 for every 8 steps")
     return int(match[1] or 1)
+
+
+def _size(option: str, text: str) -> int:
+    try:
+        return size(text)
+    except ConfigError as error:
+        raise ConfigError(f"--{option.replace('_', '-')}: {error}") from error
 
 
 def _pair(text: str) -> tuple[str, str]:
     name, equals, runtime = text.partition("=")
     if not equals or not name:
-        raise typer.BadParameter(f"{text!r} is not NAME=RUNTIME, as in tagger=torchscript")
+        raise ConfigError(f"--runtime: {text!r} is not NAME=RUNTIME, as in tagger=torchscript")
     return name, runtime
 
 
@@ -55,7 +63,7 @@ def _devices(texts: list[str]) -> dict[str, Device]:
     try:
         return {name: Device.parse(device) for name, _, device in pairs}
     except ValueError as error:
-        raise typer.BadParameter(f"{error}; or NAME=DEVICE for one model, as in tagger=cuda:1") from error
+        raise ConfigError(f"--device: {error}; or NAME=DEVICE for one model, as in tagger=cuda:1") from error
 
 
 def _level(text: str) -> str:
@@ -77,6 +85,9 @@ def serve(
     port: Annotated[int, typer.Option(help="Port to listen on; 0 for a free one.")] = DEFAULTS.port,
     state_memory: Annotated[str, typer.Option(help="Memory for the states of a model's sessions, such as 512MiB.")] = "1GiB",
     spill_memory: Annotated[str, typer.Option(help="Memory for the states of idle sessions beyond that.")] = "1GiB",
+    session_memory: Annotated[
+        str, typer.Option(help="Memory for what is kept beside the states: last replies, ids, waiting requests.")
+    ] = "1GiB",
     session_ttl: Annotated[float, typer.Option(help="Seconds after which an idle session is dropped.")] = DEFAULTS.session_ttl,
     max_batch: Annotated[int, typer.Option(help="Rows that run together at most.")] = DEFAULTS.max_batch,
     max_queue: Annotated[int, typer.Option(help="Steps of a model that may wait.")] = DEFAULTS.max_queue,
@@ -95,12 +106,25 @@ def serve(
     durability: Annotated[
         str, typer.Option(help="every_step: no acknowledged step is ever lost. every=N: a crash may lose up to N-1 of them.")
     ] = "every_step",
+    max_record: Annotated[
+        str, typer.Option(help="Largest record of a durable session in the store: its state and its last reply.")
+    ] = "16MiB",
     store_timeout: Annotated[
         float, typer.Option(help="Seconds after which the store counts as not answering.")
     ] = DEFAULTS.store_timeout,
     poll_models: Annotated[
         float, typer.Option(help="Seconds between looks for new versions in --models; 0 for none.")
     ] = DEFAULTS.poll_models,
+    load_seconds: Annotated[
+        float, typer.Option(help="Seconds after which a model that is still being loaded is given up.")
+    ] = DEFAULTS.load_seconds,
+    trial_load: Annotated[
+        str,
+        typer.Option(
+            help="Whether a model is loaded and run in a process of its own first, which it may take down: always, never, or "
+            "auto: where that costs under a second (model.onnx of up to 64 MiB on the CPU)."
+        ),
+    ] = "auto",
     runtime: Annotated[
         list[str] | None,
         typer.Option(help="NAME=torchscript to run a model's model.pt though it has a model.onnx; repeatable."),
@@ -139,22 +163,31 @@ def serve(
 
     Example: statecell-server --models models --host 127.0.0.1 --port 50051
 
-    Prints "listening on HOST:PORT" when it is ready. Ctrl-C or SIGTERM finish what is in flight and stop.
+    Prints "listening on HOST:PORT" when it is ready. Ctrl-C, SIGTERM or SIGHUP finish what is in flight and stop.
     """
+    _hold_descriptors()
     logging.basicConfig(level=log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    devices = _devices(device or [])
     try:
+        devices = _devices(device or [])
         config = Config(
             models=models,
             host=host,
             port=port,
-            state_memory=size(state_memory),
-            spill_memory=size(spill_memory),
+            **{
+                option: _size(option, text)
+                for option, text in (
+                    ("state_memory", state_memory),
+                    ("spill_memory", spill_memory),
+                    ("session_memory", session_memory),
+                    ("max_message", max_message),
+                    ("max_record", max_record),
+                    ("device_memory", device_memory),
+                )
+            },
             session_ttl=session_ttl,
             front=front,
             max_batch=max_batch,
             max_queue=max_queue,
-            max_message=size(max_message),
             threads=threads,
             drain_seconds=drain_seconds,
             sequence_roll=sequence_roll,
@@ -162,10 +195,11 @@ def serve(
             store_timeout=store_timeout,
             save_every=save_every(durability),
             poll_models=poll_models,
+            load_seconds=load_seconds,
+            trial_load=trial_load,
             runtimes=dict(_pair(text) for text in runtime or []),
             device=devices.pop("", DEFAULTS.device),
             devices=devices,
-            device_memory=size(device_memory),
             state_arena=state_arena,
             batch_variance=batch_variance,
         )
@@ -176,6 +210,7 @@ def serve(
 
 def _run(config: Config) -> None:
     from statecell_server.app import App
+    from statecell_server.engine.attempt import unfinished
     from statecell_server.runtimes.runtime import DeviceLost, LoadError
     from statecell_server.transport.address import AddressError
 
@@ -191,10 +226,25 @@ def _run(config: Config) -> None:
         # Not by the usual way out: libraries would try to give back what is on a device that answers nothing any more.
         print(f"statecell-server: stopped, start it again: {error}", file=sys.stderr, flush=True)
         os._exit(1)
+    if unfinished():  # a model that does not come to an end: Python would wait for no thread, and end under it
+        logging.shutdown()
+        os._exit(0)
+
+
+def _hold_descriptors() -> None:
+    """Who started this may have closed standard input, output or error: the next socket would be taken for it."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest that is free
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 
 
 def _fail(error: Exception) -> NoReturn:
-    print(f"statecell-server: {error}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # nobody reads it: the exit code says it
+        print(f"statecell-server: {' '.join(str(error).split())}", file=sys.stderr)
     raise typer.Exit(2) from error
 
 

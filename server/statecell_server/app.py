@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+import os
 import signal
 import time
 
@@ -11,7 +12,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from statecell.oip import inference_pb2_grpc as oip_pb2_grpc
 from statecell.v1 import inference_pb2_grpc
 
-from statecell_server.config import Config, ConfigError
+from statecell_server.config import Config, ConfigError, without_secrets
 from statecell_server.durability.circuit_breaker import CircuitBreaker
 from statecell_server.durability.store import MemoryStore
 from statecell_server.engine.engine import Engine
@@ -26,13 +27,14 @@ SERVICES = ("statecell.v1.InferenceService", "inference.GRPCInferenceService")
 
 log = logging.getLogger(__name__)
 
+EVERYWHERE = ("", "0.0.0.0", "::")
 LINGER_SECONDS = 0.25
 STORE = "statecell.store"
 """What grpc.health.v1 is asked for to know whether durable sessions are served."""
 
 
 class App:
-    """`await App(config).run()` serves until SIGTERM or Ctrl-C, and then finishes what is in flight."""
+    """`await App(config).run()` serves until SIGTERM, SIGHUP or Ctrl-C, and then finishes what is in flight."""
 
     def __init__(self, config: Config) -> None:
         """Loads the models. Raises runtime.LoadError, and AddressError where it cannot listen, as run does."""
@@ -56,11 +58,13 @@ class App:
         try:
             from statecell_server.durability.valkey_store import ValkeyStore
         except ImportError as error:
-            raise ConfigError(f"--store {config.store} needs valkey-py: pip install 'statecell-server[valkey]'") from error
+            raise ConfigError("--store valkey://... needs valkey-py: pip install 'statecell-server[valkey]'") from error
         try:
             store = ValkeyStore(config.store, ttl=config.session_ttl, timeout=config.store_timeout)
-        except ValueError as error:
-            raise ConfigError(f"--store is {config.store!r}: {error}; expected valkey://host:port/db") from error
+        except (ValueError, TypeError, AttributeError):
+            # Nothing of what it says: there may be a piece of the password in it.
+            shown = without_secrets(config.store)
+            raise ConfigError(f"--store is {shown!r}, which valkey-py cannot read; expected valkey://host:port/db") from None
         return CircuitBreaker(store, self._changed)
 
     def _changed(self) -> None:
@@ -75,8 +79,9 @@ class App:
     async def run(self) -> None:
         """Raises ConfigError, and DeviceLost at the end where that was the reason for it."""
         self._loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup: it is to outlive its terminal
+                self._loop.add_signal_handler(number, self._stop.set)
         server = self._server()
         await self._engine.start()
         try:
@@ -92,7 +97,7 @@ class App:
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000)
-        print(f"listening on {self._config.host}:{port}", flush=True)
+        self._announce(port)
         await self._stop.wait()
         await self._drain(server)
         for task in tasks:
@@ -101,6 +106,17 @@ class App:
             await self._store.close()
         if self._lost:
             raise DeviceLost(self._lost)
+
+    def _announce(self, port: int) -> None:
+        if self._config.host in EVERYWHERE:
+            log.warning(
+                "--host %s: every machine that reaches port %d can use the models and sessions", self._config.host, port
+            )
+        try:
+            print(f"listening on {self._config.host}:{port}", flush=True)
+        except OSError as error:  # nobody reads it; the end of the process would fail on what is still to be written
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            log.warning("listening on %s:%d; standard output is closed: %s", self._config.host, port, error.strerror)
 
     def _server(self) -> Server | GrpcioServer:
         server = (Server if self._config.front == "http2" else GrpcioServer)(self._config.max_message)
@@ -124,7 +140,9 @@ class App:
 
         A store in trouble leaves the server itself ready: sessions in its memory go on.
         """
-        ready = dict.fromkeys(self._reported, False)  # those that were unloaded
+        ready = dict.fromkeys(
+            self._reported | self._engine.models.failing, False
+        )  # those that were unloaded, or cannot be loaded
         ready |= dict.fromkeys(("", *SERVICES, *(runner.name for runner in self._engine.models)), True)
         if self._store is not None:
             ready[STORE] = not self._store.open

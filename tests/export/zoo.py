@@ -254,6 +254,20 @@ class Remembers(nn.Module):
         return result
 
 
+class Spectral(nn.Module):
+    """A recurrence over frequency inside, one over time outside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bins = nn.GRU(3, 4, batch_first=True, bidirectional=True)
+        self.time = nn.LSTM(8, 6, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, _ = self.bins(x.flatten(0, 1))
+        result: Tensor = self.time(y.mean(1).unflatten(0, x.shape[:2]))[0]
+        return result
+
+
 class RandomState(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -317,8 +331,9 @@ ZOO = (
         lambda: (Ponder(), (STEP, (torch.zeros(2, 6), torch.zeros(2, 6)))),
         SCRIPT_ONLY,
     ),
+    Entry("state kept in self between calls", lambda: (Remembers(), X)),
+    Entry("a GRU over the bins of a spectrum within each step", lambda: (Spectral(), "x:float32[batch,seq_len,7,3]")),
     Entry("a loop that changes the state between steps", lambda: (ChangedState(), X), REFUSED),
-    Entry("state kept in self between calls", lambda: (Remembers(), X), REFUSED),
     Entry("an initial state from torch.randn", lambda: (RandomState(), X), REFUSED),
     Entry("time and batch flattened into one axis", lambda: (Flattened(), X), REFUSED),
     Entry("a loop over a cell, then attention over all its steps", lambda: (LoopThenAttention(), X), REFUSED),

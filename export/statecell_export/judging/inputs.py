@@ -43,7 +43,7 @@ def scenes(leaves: tuple[Leaf, ...]) -> Iterator[Scene]:
 def draw(leaf: Leaf, scene: Scene, *, seq_len: int, batch: int, generator: torch.Generator) -> Tensor:
     """A tensor for one input."""
     value = leaf.sized(seq_len=seq_len, batch=batch, generator=generator)
-    if leaf.lengths:
+    if leaf.lengths or leaf.range is not None:
         return value
     if value.dtype == torch.bool:
         drawn = torch.rand(value.shape, generator=generator) < 0.5

@@ -41,10 +41,13 @@ class Judge:
         spec: ModelSpec,
         states: Mapping[str, int],
         outputs: Sequence[int],
+        *,
+        steps: bool = False,
     ) -> None:
+        """`steps`: the module keeps its states in itself, so that calling it again steps it."""
         self._module, self._arguments, self._spec = module, arguments, spec
         self._states, self._outputs = dict(states), list(outputs)
-        self._steps = spec.has_time or bool(states)  # otherwise nothing of its own tells how it would be stepped
+        self._steps = spec.has_time or bool(states) or steps  # otherwise nothing of its own tells how it would be stepped
         self._inputs = [leaf for leaf in arguments.leaves if leaf.name not in self._states]
         self._generator = torch.Generator().manual_seed(2)
         self.seen: list[str] = []

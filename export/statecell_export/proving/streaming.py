@@ -6,6 +6,7 @@ from statecell.spec import ModelSpec
 from torch import nn
 
 from statecell_export.errors import ModuleRefusedError
+from statecell_export.reading.lift import OWN
 from statecell_export.reading.probe import Probe
 
 _ACROSS_TIME = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.MultiheadAttention, nn.AvgPool1d, nn.MaxPool1d)
@@ -21,8 +22,9 @@ def why_not(module: nn.Module, found: Probe, difference: Callable[[], str]) -> s
         return ""
     if found.packed:
         return "it packs its sequences by the lengths of whole sequences; export it without lengths to step it"
+    inner = {chain.path for chain in found.plan.chains if chain.begins == OWN}
     for path, child in module.named_modules():
-        if isinstance(child, nn.RNNBase) and child.bidirectional:
+        if isinstance(child, nn.RNNBase) and child.bidirectional and path not in inner:
             return f"{path or type(child).__name__} is bidirectional: its reverse direction begins at the end of the sequence"
     for output in spec.outputs:
         if output.time_axis is None:

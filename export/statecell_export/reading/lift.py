@@ -80,8 +80,9 @@ def _same(a: Tensor, b: Tensor) -> bool:
     return a is b or (a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride())
 
 
-LIFTED, COMPUTED, GIVEN = "lifted", "computed", "given"
-"""How a chain begins: with zeros or none; with a state that forward computes or learned; with one of its arguments."""
+LIFTED, COMPUTED, GIVEN, OWN = "lifted", "computed", "given", "own"
+"""How a chain begins: with zeros or none; with a state that forward computes or learned; with one of its arguments; or anew in
+each call, where it runs over another axis than time and there is nothing of it to carry on."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class Chain:
 
     path: str
     begins: str
-    names: tuple[str, ...]  # of its state inputs, such as h_0 and c_0; none where begins is GIVEN
+    names: tuple[str, ...]  # of its state inputs, such as h_0 and c_0; none where begins is GIVEN or OWN
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,7 @@ class Plan:
     given: tuple[tuple[str, int], ...]  # arguments that are states, and the places of their next values in forward's results
     chains: tuple[Chain, ...]
     results: tuple[int, ...]  # the places of the outputs in forward's flat results
+    first: str = "started"  # the name of the state that tells a first call from later ones
 
     @property
     def started(self) -> bool:
@@ -112,7 +114,7 @@ class Plan:
     @property
     def state_names(self) -> tuple[str, ...]:
         names = [name for name, _ in self.given] + [name for chain in self.chains for name in chain.names]
-        return (*names, "started") if self.started else tuple(names)
+        return (*names, self.first) if self.started else tuple(names)
 
 
 class Lifted(nn.Module):
@@ -133,7 +135,7 @@ class Lifted(nn.Module):
             number = chains.find(module, states)
             if number is None and len(chains.roots) < len(plan.chains):
                 chain = plan.chains[len(chains.roots)]
-                states = self._first(chain, named, states)
+                states = self._first(chain, named, plan.first, module, input, states)
                 number = len(chains.roots)
                 chains.roots.append((module, ()))
             result = self._run(run, module, input, states)
@@ -145,9 +147,9 @@ class Lifted(nn.Module):
             results = self._call(named)
         after = [results[place] for _, place in plan.given]
         for chain, (_, latest) in zip(plan.chains, chains.roots, strict=True):
-            after.extend(latest if chain.begins != GIVEN else ())
+            after.extend(latest if chain.names else ())
         if plan.started:
-            after.append(torch.ones_like(named["started"]))
+            after.append(torch.ones_like(named[plan.first]))
         return (*(results[place] for place in plan.results), *after)
 
     def plain(self, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -160,14 +162,17 @@ class Lifted(nn.Module):
         args, kwargs = pytree.tree_unflatten(flat, self.plan.structure)
         return pytree.tree_leaves(plain(self.module(*args, **kwargs)))
 
-    def _first(self, chain: Chain, named: dict[str, Tensor], states: States | None) -> States | None:
-        if chain.begins == GIVEN:
-            return states
+    @staticmethod
+    def _first(
+        chain: Chain, named: dict[str, Tensor], first: str, module: Recurrent, input: Any, states: States | None
+    ) -> States | None:
+        if not chain.names:
+            return states if states is not None else _zeros(module, input)
         lifted = tuple(named[name] for name in chain.names)
         if chain.begins == LIFTED:
             return lifted
         assert states is not None
-        return tuple(torch.where(named["started"] > 0, new, own) for new, own in zip(lifted, states, strict=True))
+        return tuple(torch.where(named[first] > 0, new, own) for new, own in zip(lifted, states, strict=True))
 
 
 @dataclass(frozen=True)
@@ -175,6 +180,19 @@ class Named:
     """Holds a tensor's place among forward's flat arguments."""
 
     name: str
+
+
+def _zeros(module: Recurrent, input: Any) -> States | None:
+    """What a recurrent module begins with that is given no state, of sizes that a trace can follow."""
+    if not isinstance(input, Tensor):
+        return None
+    if isinstance(module, nn.RNNCellBase):
+        shape = [*([input.size(0)] if input.dim() == 2 else []), module.hidden_size]
+        return tuple(input.new_zeros(shape) for _ in letters(module))
+    batch = [input.size(0 if module.batch_first else 1)] if input.dim() == 3 else []
+    count = module.num_layers * (2 if module.bidirectional else 1)
+    sizes = [module.proj_size or module.hidden_size, module.hidden_size]
+    return tuple(input.new_zeros([count, *batch, size]) for _, size in zip(letters(module), sizes, strict=False))
 
 
 def paths(module: nn.Module) -> dict[Recurrent, str]:

@@ -1,6 +1,8 @@
 """Which axes of a module's inputs are seq_len and batch: guessed from the example's sizes, decided by running the module."""
 
 import itertools
+import math
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -12,6 +14,10 @@ from statecell_export.errors import ExampleError, ModuleRefusedError
 from statecell_export.reading.axes import SIZES
 from statecell_export.reading.example import Arguments, Leaf
 from statecell_export.reading.observe import Observation, observe
+
+SECONDS = 5.0
+"""For the search; whoever's module takes longer is asked."""
+MOST_GUESSES = 20_000
 
 
 def with_lengths(module: nn.Module, arguments: Arguments, first: Observation) -> Arguments:
@@ -42,7 +48,10 @@ def with_axes(module: nn.Module, arguments: Arguments, first: Observation, gener
     best: list[Arguments] = []
     symbols = 0
     error: Exception | None = None
+    began = time.monotonic()
     for guess in _guesses(arguments, first):
+        if time.monotonic() - began > SECONDS:
+            raise ExampleError(_question(arguments, None))
         count = sum(isinstance(size, str) for leaf in guess.leaves for size in leaf.shape or ())
         if count < symbols:
             break
@@ -57,13 +66,17 @@ def with_axes(module: nn.Module, arguments: Arguments, first: Observation, gener
     seq_len = first.sizes[0]
     found = {size for leaf in (best[0].leaves if best else ()) for size in leaf.shape or ()}
     if len(best) != 1 or (SEQ_LEN not in found and seq_len > 1) or (BATCH not in found and (first.sizes[1] or 1) > 1):
-        shapes = ", ".join(f"{leaf.name}{list(leaf.value.shape)}" for leaf in arguments.leaves)
-        raise ExampleError(
-            f"cannot tell which axes of {shapes} are seq_len and batch"
-            + (f" ({error})" if error else "")
-            + '; name them, as in example=["x:float32[seq_len,batch,10]"], and let forward take its sizes from x'
-        )
+        raise ExampleError(_question(arguments, error))
     return best[0]
+
+
+def _question(arguments: Arguments, error: Exception | None) -> str:
+    shapes = ", ".join(f"{leaf.name}{list(leaf.value.shape)}" for leaf in arguments.leaves)
+    return (
+        f"cannot tell which axes of {shapes} are seq_len and batch"
+        + (f" ({error})" if error else "")
+        + '; name them, as in example=["x:float32[seq_len,batch,10]"], and let forward take its sizes from x'
+    )
 
 
 def _guesses(arguments: Arguments, first: Observation) -> Iterator[Arguments]:
@@ -73,7 +86,7 @@ def _guesses(arguments: Arguments, first: Observation) -> Iterator[Arguments]:
     def shapes(leaf: Leaf) -> list[Shape]:
         if leaf.shape is not None:
             return [leaf.shape]
-        options: list[list[int | str]] = [
+        sizes: list[list[int | str]] = [
             [
                 size,
                 *([SEQ_LEN] if size == seq_len or not first.roots else []),
@@ -81,10 +94,13 @@ def _guesses(arguments: Arguments, first: Observation) -> Iterator[Arguments]:
             ]
             for size in leaf.value.shape
         ]
-        found: list[Shape] = list(itertools.product(*options))
+        found: list[Shape] = list(itertools.product(*sizes))
         return [shape for shape in found if shape.count(SEQ_LEN) <= 1 and shape.count(BATCH) <= 1]
 
-    ways = list(itertools.product(*map(shapes, arguments.leaves)))
+    options = list(map(shapes, arguments.leaves))
+    if math.prod(map(len, options)) > MOST_GUESSES:
+        raise ExampleError(_question(arguments, None))
+    ways = list(itertools.product(*options))
     ways.sort(key=lambda way: -sum(isinstance(size, str) for shape in way for size in shape))
     for way in ways:
         leaves = tuple(replace(leaf, shape=shape) for leaf, shape in zip(arguments.leaves, way, strict=True))

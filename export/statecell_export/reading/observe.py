@@ -1,5 +1,6 @@
 """One run of a module, its recurrent calls watched."""
 
+import contextlib
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch.utils import _pytree as pytree
 
 from statecell_export.errors import ExampleError
 from statecell_export.reading.example import Arguments
+from statecell_export.reading.follow import Follow, Sources
 from statecell_export.reading.lift import Chains, Run, States, intercepted, states_of
 from statecell_export.reading.recurrent import Cell, Recurrent
 from statecell_export.reading.results import plain
@@ -24,6 +26,7 @@ class Root:
     batch: int | None
     seq_len: int
     packed: bool
+    sources: Sources = frozenset()  # what its states were computed from: names of arguments, or ITSELF; where that was followed
 
 
 @dataclass(frozen=True)
@@ -43,17 +46,27 @@ class Observation:
         return (self.roots[0].seq_len, self.roots[0].batch) if self.roots else (1, None)
 
 
-def observe(module: nn.Module, arguments: Arguments, tensors: dict[str, Tensor]) -> Observation:
-    """Run forward once and watch its recurrent calls. Raises ExampleError where it does not take these tensors."""
+ITSELF = ""
+"""As a source: the module's own weights and buffers."""
+
+
+def observe(module: nn.Module, arguments: Arguments, tensors: dict[str, Tensor], *, follow: bool = False) -> Observation:
+    """Run forward once and watch its recurrent calls. Raises ExampleError where it does not take these tensors.
+
+    follow: also what their states were computed from.
+    """
     chains = Chains()
     roots: list[Root] = []
+    own = [*module.parameters(), *module.buffers()]
+    following = Follow({name: [tensor] for name, tensor in tensors.items()} | {ITSELF: own} if follow else {})
 
     def intercept(run: Run, called: Recurrent, input: Any, states: States | None) -> Any:
         number = chains.find(called, states)
         seq_len, batch, packed = _sizes(called, input)
         if number is None:
             number = len(roots)
-            roots.append(Root(called, states, batch, seq_len, packed))
+            sources = frozenset[str]().union(*map(following.sources, states or ()))
+            roots.append(Root(called, states, batch, seq_len, packed, sources))
             chains.roots.append((called, ()))
         else:
             roots[number] = replace(roots[number], seq_len=roots[number].seq_len + seq_len)
@@ -62,7 +75,7 @@ def observe(module: nn.Module, arguments: Arguments, tensors: dict[str, Tensor])
         return result
 
     args, kwargs = arguments.filled(tensors)
-    with torch.no_grad(), intercepted(intercept):
+    with torch.no_grad(), intercepted(intercept), following if follow else contextlib.nullcontext():
         try:
             results, _ = pytree.tree_flatten_with_path(plain(module(*args, **kwargs)))
         except Exception as error:

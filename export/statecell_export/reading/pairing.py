@@ -16,6 +16,8 @@ from torch import nn
 from statecell_export.errors import ExampleError, ModuleRefusedError
 from statecell_export.reading.observe import Observation
 
+_MOVES = {"transpose", "permute", "contiguous", "squeeze", "unsqueeze", "view", "reshape", "movedim", "clone", "detach"}
+"""Methods whose result is called what they were called on: h.transpose(0, 1) is h."""
 _DECORATION = re.compile(r"(?:^|_)(?:new|next|prev|previous|last|old|out|cur|current|in|t|n|\d+)(?=_|$)|(?<=[a-z])\d+$")
 
 
@@ -37,6 +39,11 @@ def pair(module: nn.Module, fitting: Mapping[str, Sequence[int]], seen: Observat
     if open_ := [name for name in fitting if name not in found]:
         raise ModuleRefusedError(_question(module, open_, fitting, seen))
     return found
+
+
+def by_name(module: nn.Module, fitting: Mapping[str, Sequence[int]], seen: Observation) -> set[str]:
+    """The arguments that results are named after, one by one or as a tuple: no chance of shapes."""
+    return {*_in_tuples(fitting, seen), *_named(fitting, _names(module, seen))}
 
 
 def told(states: Sequence[str], arguments: Sequence[str], seen: Observation) -> dict[str, int]:
@@ -120,6 +127,8 @@ def _names(module: nn.Module, seen: Observation) -> list[str]:
 def _flat(node: ast.expr) -> list[str]:
     if isinstance(node, ast.Tuple | ast.List):
         return [name for element in node.elts for name in _flat(element)]
+    while isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _MOVES:
+        node = node.func.value
     return [node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""]
 
 

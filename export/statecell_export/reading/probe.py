@@ -1,6 +1,6 @@
 """What a module takes, gives and remembers, found by running it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from statecell_export.errors import ModuleRefusedError
 from statecell_export.reading.axes import SIZES, NoSymbolError, symbolic
 from statecell_export.reading.example import Arguments, Leaf
-from statecell_export.reading.lift import COMPUTED, GIVEN, LIFTED, Chain, Plan, next_name, paths, state_names
+from statecell_export.reading.lift import COMPUTED, GIVEN, LIFTED, OWN, Chain, Plan, next_name, paths, state_names
 from statecell_export.reading.naming import stateless, with_axes, with_lengths
 from statecell_export.reading.observe import Observation, dtype_name, observe
-from statecell_export.reading.pairing import pair, told
-from statecell_export.reading.recurrent import Cell, kind
+from statecell_export.reading.pairing import by_name, pair, told
+from statecell_export.reading.recurrent import Cell, is_bare, kind
 
 
 @dataclass(frozen=True)
@@ -36,27 +36,29 @@ def probe(module: nn.Module, arguments: Arguments, name: str, said: Sequence[str
     Raises ModuleRefusedError, ExampleError.
     """
     generator = torch.Generator().manual_seed(0)
-    first = observe(module, arguments, {leaf.name: leaf.value for leaf in arguments.leaves})
+    first = observe(module, arguments, {leaf.name: leaf.value for leaf in arguments.leaves}, follow=True)
     _same_again(module, arguments, first)
     _passed_on(module, first)
     arguments = with_lengths(module, arguments, first)
     arguments = with_axes(module, arguments, first, generator)
 
-    def at(seq_len: int, batch: int, zero: frozenset[str] = frozenset()) -> Observation:
+    def at(seq_len: int, batch: int) -> Observation:
         tensors = {leaf.name: leaf.sized(seq_len=seq_len, batch=batch, generator=generator) for leaf in arguments.leaves}
-        return observe(module, arguments, {k: v * 0 if k in zero else v for k, v in tensors.items()})
+        return observe(module, arguments, tensors, follow=True)
 
     seen = [at(*sizes) for sizes in SIZES]
     if len({len(one.roots) for one in seen}) > 1:
         raise ModuleRefusedError(_changed(paths(module)[seen[0].roots[0].module]))
     shapes = [_result_shape(seen, place) for place in range(len(seen[0].results))]
-    given = _given(module, said, arguments, seen[0], at, shapes)
-    chains = _chains(module, seen, bool(given))
-    if not chains and not given:
-        raise stateless(module)
+    given = _given(module, said, arguments, seen[0], shapes)
+    timed = any(SEQ_LEN in (leaf.shape or ()) for leaf in arguments.leaves)
     results = _results(seen[0], [place for _, place in given])
+    taken = {leaf.name for leaf in arguments.leaves} | set(_output_names(seen[0], results))
+    chains = _chains(module, seen, {name for name, _ in given}, taken, timed=timed)
+    if not given and all(chain.begins == OWN for chain in chains):
+        raise stateless(module)
     state_leaves = {leaf_name for leaf_name, _ in given}
-    renamed = _state_input_names([leaf_name for leaf_name, _ in given], seen[0])
+    renamed = _state_input_names([leaf_name for leaf_name, _ in given], seen[0], taken)
     inputs = tuple(leaf for leaf in arguments.leaves if leaf.name not in state_leaves)
     plan = Plan(
         arguments=arguments.flat,
@@ -65,15 +67,16 @@ def probe(module: nn.Module, arguments: Arguments, name: str, said: Sequence[str
         given=given,
         chains=chains,
         results=tuple(results),
+        first=_free("started", taken),
     )
     by_name = {leaf.name: leaf for leaf in arguments.leaves}
     states = [_state(renamed[leaf], by_name[leaf].shape, by_name[leaf].value.dtype) for leaf, _ in given]
     for number, chain in enumerate(chains):
-        states.extend(
-            _state(n, shape, torch.float32) for n, shape in zip(chain.names, _chain_shapes(seen, chain, number), strict=False)
-        )
+        if chain.names:
+            shapes_of = zip(chain.names, _chain_shapes(seen, chain, number), strict=True)
+            states.extend(_state(name, shape, torch.float32) for name, shape in shapes_of)
     if plan.started:
-        states.append(_state("started", (BATCH, 1), torch.float32))
+        states.append(_state(plan.first, (BATCH, 1), torch.float32))
     try:
         spec = ModelSpec(
             name=name,
@@ -107,7 +110,7 @@ def _passed_on(module: nn.Module, first: Observation) -> None:
     cells = [root.module for root in first.roots if isinstance(root.module, Cell)]
     for number, root in enumerate(first.roots):
         earlier = root.module in [before.module for before in first.roots[:number]]
-        if earlier and root.module in cells and root.states is not None and any(map(torch.any, root.states)):
+        if earlier and root.module in cells and root.sources:
             raise ModuleRefusedError(_changed(paths(module).get(root.module, "?")))
 
 
@@ -134,15 +137,18 @@ def _given(
     said: Sequence[str],
     arguments: Arguments,
     seen: Observation,
-    at: Callable[..., Observation],
     shapes: list[Shape | None],
 ) -> tuple[tuple[str, int], ...]:
     """The arguments that are states, and the results that carry them on: as the caller has `said`, the others found.
 
-    A state is float, has no time axis, is not the first argument, and comes back in its own shape.
+    A state is float, has no time axis, and comes back in its own shape. The first argument is one only where it is handed to
+    a recurrent module as its state.
     """
     fitting = {}
-    for leaf in arguments.leaves[1:]:
+    first, handed = arguments.leaves[0].name, {id(state) for root in seen.roots for state in root.states or ()}
+    for leaf in arguments.leaves:
+        if leaf.name == first and id(seen.tensors[first]) not in handed:
+            continue
         if leaf.value.is_floating_point() and leaf.shape is not None and SEQ_LEN not in leaf.shape:
             fits = [i for i, shape in enumerate(shapes) if shape == leaf.shape and seen.results[i].dtype == leaf.value.dtype]
             if fits:
@@ -152,18 +158,20 @@ def _given(
     pairs = [(leaf.name, places[leaf.name]) for leaf in arguments.leaves if leaf.name in places]
     if said:
         return tuple(pairs)
-    if not pairs or not seen.roots:
+    feeds = {name for name, _ in pairs}
+    if not seen.roots or any(root.sources & feeds for root in seen.roots):
         return tuple(pairs)
-    zeroed = at(*SIZES[0], frozenset(name for name, _ in pairs))
-    begins = [
-        root.states is not None and any(map(torch.any, root.states)) and not any(map(torch.any, zero.states or ()))
-        for root, zero in zip(seen.roots, zeroed.roots, strict=True)
-    ]
-    return tuple(pairs) if any(begins) else ()
+    # No recurrent module goes on from them: a cell of the user's own may, or they are no states and only have such a shape.
+    named = by_name(module, fitting, seen)
+    return tuple((name, place) for name, place in pairs if name in named)
 
 
-def _chains(module: nn.Module, seen: list[Observation], given: bool) -> tuple[Chain, ...]:
-    """How each recurrence begins, and the names of its states."""
+def _chains(module: nn.Module, seen: list[Observation], given: set[str], taken: set[str], *, timed: bool) -> tuple[Chain, ...]:
+    """How each recurrence begins, and the names of its states.
+
+    One that is as long at any seq_len does not run over time, but over the bins of a spectrum or the characters of a word. Nor
+    does one within a step whose caller carries on other states: it begins anew in each.
+    """
     where = paths(module)
     called = [root.module for root in seen[0].roots]
     begins = []
@@ -172,18 +180,24 @@ def _chains(module: nn.Module, seen: list[Observation], given: bool) -> tuple[Ch
             raise ModuleRefusedError(
                 f"forward calls a {type(root.module).__name__} that is no submodule of it; assign it to self"
             )
-        starts = [one.roots[number].states for one in seen]
-        zero = all(states is None or not any(map(torch.any, states)) for states in starts)
-        begins.append(LIFTED if zero else GIVEN if given else COMPUTED)
-    alone = len(begins) == 1
-    return tuple(
-        Chain(
-            where[owner],
-            how,
-            () if how == GIVEN else state_names(where[owner], owner, alone=alone, call=called[:number].count(owner)),
-        )
-        for number, (owner, how) in enumerate(zip(called, begins, strict=True))
-    )
+        sources = frozenset().union(*(one.roots[number].sources for one in seen))
+        over_time = len({one.roots[number].seq_len for one in seen}) > 1 if timed else not given
+        if sources & given:
+            begins.append(GIVEN)
+        elif not over_time and not root.packed and not is_bare(module) and (given or not sources):
+            begins.append(OWN)
+        else:
+            begins.append(COMPUTED if sources else LIFTED)
+    alone = sum(how in (LIFTED, COMPUTED) for how in begins) == 1
+    chains = []
+    for number, (owner, how) in enumerate(zip(called, begins, strict=True)):
+        names: tuple[str, ...] = ()
+        if how in (LIFTED, COMPUTED):
+            wanted = state_names(where[owner], owner, alone=alone, call=called[:number].count(owner))
+            names = tuple(_free(name, taken) for name in wanted)
+            taken |= {*names, *map(next_name, names)}
+        chains.append(Chain(where[owner], how, names))
+    return tuple(chains)
 
 
 def _chain_shapes(seen: list[Observation], chain: Chain, number: int) -> list[Shape]:
@@ -210,11 +224,19 @@ def _output_names(seen: Observation, places: list[int]) -> list[str]:
     return keys if all(keys) and len(set(keys)) == len(keys) else ["y" if n == 0 else f"y_{n}" for n in range(len(keys))]
 
 
-def _state_input_names(leaves: list[str], seen: Observation) -> dict[str, str]:
+def _free(name: str, taken: set[str]) -> str:
+    """A name for a state that nothing of forward's has, nor its next value."""
+    while name in taken or next_name(name) in taken:
+        name = f"state_{name}"
+    return name
+
+
+def _state_input_names(leaves: list[str], seen: Observation, taken: set[str]) -> dict[str, str]:
     """h_0 for one given state, h_0 and c_0 for those of one LSTM, else forward's own names."""
+    others = taken - set(leaves)
     one_lstm = len(seen.roots) == 1 and kind(seen.roots[0].module) == "LSTM"
     usual = ["h_0"] if len(leaves) == 1 else ["h_0", "c_0"] if len(leaves) == 2 and one_lstm else leaves
-    return dict(zip(leaves, usual, strict=True))
+    return dict(zip(leaves, [_free(name, others) for name in usual], strict=True))
 
 
 def _state(name: str, shape: Shape | None, dtype: torch.dtype) -> StateSpec:

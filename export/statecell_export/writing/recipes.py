@@ -10,7 +10,7 @@ from onnx import helper
 from statecell.spec import SPEC_KEY, ModelSpec
 from torch import Tensor, nn
 
-from statecell_export.reading.lift import GIVEN, Lifted
+from statecell_export.reading.lift import Lifted
 from statecell_export.reading.probe import Probe
 from statecell_export.reading.recurrent import Recurrent, is_bare
 from statecell_export.writing import torchscript
@@ -34,6 +34,7 @@ class Source:
     spec: ModelSpec
     form: Form
     tensors: Callable[[int], tuple[Tensor, ...]]
+    wrapped: Callable[[nn.Module], nn.Module]  # what `module` is of a copy of the user's own
 
 
 Onnx = Callable[[Source], onnx.ModelProto]
@@ -71,7 +72,7 @@ def recipes(source: Source) -> list[Recipe]:
     if not is_bare(source.module) and spec.streamable and spec.has_time:
         both.append(Recipe("loop", _loop, _loop_script))
     alone = [Recipe(recipe.name, None, recipe.torchscript) for recipe in both]
-    if all(chain.begins == GIVEN for chain in plan.chains):
+    if not any(chain.names for chain in plan.chains):
         alone.append(Recipe(SCRIPT, None, _script))
     return [*both, *(alone if source.form.torchscript else [])]
 

@@ -25,7 +25,7 @@ class StateArena(ABC):
     def __init__(self, states: Sequence[StateSpec], memory: int, rows: int = 256) -> None:
         """`memory`: bytes that the rows of idle sessions may take; of `rows` rows in flight, two more each are kept."""
         self.states = tuple(states)
-        self.row_bytes = sum(s.fresh().nbytes for s in states)
+        self.row_bytes = sum(s.tensor.row_bytes for s in states)
         self.budget = memory // max(self.row_bytes, 1)  # rows that sessions may hold
         if self.budget < 1:
             raise StateBudgetExceeded(f"a state takes {self.row_bytes} bytes, more than the {memory} of --state-memory")

@@ -26,9 +26,9 @@ class HostArena(StateArena):
     def _rows(state: StateSpec, rows: int) -> Array:
         # A state without rows (one session at a time) has its slots on an axis put in front.
         shape = (rows, *state.sized()) if state.batch_axis is None else state.sized(batch=rows)
-        if state.initial:
-            return np.full(shape, state.initial, state.dtype)
-        return np.zeros(shape, state.dtype)  # of which the system gives only what is written to
+        array = np.zeros(shape, state.dtype)  # of which the system gives only what is written to
+        array[(slice(None),) * (state.batch_axis or 0) + (INITIAL_SLOT,)] = state.initial  # all others are written before read
+        return array
 
     def reserve(self, capacity: int) -> None:
         for i, (state, axis) in enumerate(zip(self.states, self._axes, strict=True)):

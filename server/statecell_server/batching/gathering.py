@@ -17,6 +17,8 @@ from statecell_server.sessions.session import Session
 log = logging.getLogger(__name__)
 
 ROW = {"seq_len": 1, "batch": 1}
+ROW_BYTES = 1 << 16
+"""Of a row's inputs and outputs: what has more gains nothing by being gathered, and is counted step by step."""
 
 
 class Row(Protocol):
@@ -40,6 +42,7 @@ class RowLayout:
         self.shape = tensor.sized(**ROW)
         self.nbytes = prod(self.shape) * self.dtype.itemsize
         self.outputs = [(t, t.sized(**ROW), prod(t.sized(**ROW)) * np.dtype(t.dtype).itemsize) for t in spec.outputs]
+        self.cost = self.nbytes + sum(nbytes for _, _, nbytes in self.outputs)
         self._axis = tensor.batch_axis
 
     def stack(self, rows: Sequence[bytes]) -> Array:
@@ -49,10 +52,11 @@ class RowLayout:
 
     @staticmethod
     def of(spec: ModelSpec) -> "RowLayout | None":
-        """None where rows cannot be put side by side without moving their elements."""
+        """None where rows cannot be put side by side without moving their elements, or are large."""
         tensors = (*spec.inputs, *spec.outputs)
         fits = len(spec.inputs) == 1 and all(map(_leads, tensors)) and all(s.batch_axis is not None for s in spec.states)
-        return RowLayout(spec) if fits else None
+        layout = RowLayout(spec) if fits else None
+        return layout if layout is not None and layout.cost <= ROW_BYTES else None
 
 
 def _leads(tensor: TensorSpec) -> bool:

@@ -12,7 +12,14 @@ from statecell_server.arena.arena import StateArena
 from statecell_server.batching.step import Step
 from statecell_server.durability.record import Record
 from statecell_server.durability.store import StateStore, Write
-from statecell_server.errors import InternalError, SessionContended, StatecellError, StoreUnavailable
+from statecell_server.errors import (
+    InternalError,
+    InvalidRequest,
+    SessionContended,
+    StatecellError,
+    StepOutOfOrder,
+    StoreUnavailable,
+)
 from statecell_server.sessions.session import Session
 
 log = logging.getLogger(__name__)
@@ -31,14 +38,28 @@ class Stamp:
 class Journal:
     """Writes the records of one model's durable sessions. Belongs to the event loop."""
 
-    def __init__(self, store: StateStore, stamp: Stamp, spec: ModelSpec, arena: StateArena, every: int) -> None:
-        """`every`: a session is written when it has gone on by that many time steps; 1: before any step is answered."""
+    def __init__(self, store: StateStore, stamp: Stamp, spec: ModelSpec, arena: StateArena, every: int, largest: int) -> None:
+        """`every`: a session is written when it has gone on by that many time steps; 1: before any step is answered.
+
+        `largest`: bytes of a record at most. A store writes one record at a time: a huge one is time that all others wait.
+        """
         self.store = store
         self._stamp = stamp
         self._spec = spec
         self._arena = arena
         self.every = every
+        self._largest = largest
         self._batched = all(s.batch_axis is not None for s in spec.states)
+
+    def check_size(self, batch: int) -> None:
+        """Raises InvalidRequest where sessions of so many rows are too large to be durable, the last reply beside the state."""
+        size = batch * self._spec.state_bytes
+        if 2 * size > self._largest:
+            raise InvalidRequest(
+                f"batch is {batch}, of {size} bytes of state: a durable session may have {self._largest // 2} "
+                "(half of --max-record); use several sessions, or one that is not durable",
+                field="batch",
+            )
 
     def due(self, step: Step) -> bool:
         """Whether the step, which has run, must be written before it is committed."""
@@ -58,6 +79,9 @@ class Journal:
         saving = [s.saving for step in steps for s in step.sessions if s.saving is not None]
         if saving:  # of an older state of the same session; its outcome is met below
             await asyncio.wait(saving)
+        for step in steps:
+            if not step.waiters:  # and nobody may join it from now on, who would be answered by what was not written
+                step.fail_all(StepOutOfOrder("the step was given up before it was written"))
         due = [(step, position) for step in steps for position in range(len(step.sessions)) if self._due(step, position)]
         records = [self._encoded(step, position, part) for (step, position), part in zip(due, self._states(due), strict=True)]
         errors = iter(await self._try([write for write in records if isinstance(write, Write)]))
@@ -73,7 +97,15 @@ class Journal:
         """The record of one session; one that cannot be made is that session's failure alone."""
         session = step.sessions[position]
         try:
-            return Write(session.id, session.fence, self._record(step, position, states).encode())
+            record = self._record(step, position, states)
+            size = sum(array.nbytes for array in (*record.states.values(), *record.outputs.values()))
+            if size > self._largest:
+                return InvalidRequest(
+                    f"the record of session {session.id} would take {size} bytes, the most is {self._largest} (--max-record): "
+                    "send fewer time steps at once",
+                    session_id=session.id,
+                )
+            return Write(session.id, session.fence, record.encode())
         except Exception as error:
             log.exception("the record of session %s cannot be made", session.id[:16])
             return InternalError(f"the record of session {session.id} cannot be made: {error}", session_id=session.id)

@@ -9,7 +9,9 @@ from statecell_server.arena.arena import StateArena
 from statecell_server.batching.journal import Journal
 from statecell_server.batching.scheduler import Scheduler
 from statecell_server.batching.step import Step
-from statecell_server.errors import InternalError, StepOutOfOrder
+from statecell_server.durability.store import contended
+from statecell_server.errors import InternalError, StatecellError, StepOutOfOrder
+from statecell_server.sessions.budget import Budget
 from statecell_server.sessions.session import Session
 
 log = logging.getLogger(__name__)
@@ -21,9 +23,17 @@ Move = tuple[Session, tuple[int, ...], bytes]
 class Ledger:
     """Commits the steps of one model and tells those who wait. Belongs to the event loop."""
 
-    def __init__(self, arena: StateArena, scheduler: Scheduler, journal: Journal | None, changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        arena: StateArena,
+        budget: Budget,
+        scheduler: Scheduler,
+        journal: Journal | None,
+        changed: Callable[[], None],
+    ) -> None:
         """`changed` is called when steps were committed some time after they had run."""
         self._arena = arena
+        self._budget = budget
         self._scheduler = scheduler
         self._journal = journal
         self._changed = changed
@@ -50,6 +60,11 @@ class Ledger:
         self.commit(steps)
         self._changed()
 
+    async def written(self) -> None:
+        """When all that is on its way to the store now is there and committed, or has failed."""
+        if self._writing:
+            await asyncio.wait(set(self._writing))
+
     def commit(self, steps: Sequence[Step]) -> None:
         """All of them, and only then is anybody told."""
         freed: list[int] = []
@@ -72,11 +87,14 @@ class Ledger:
         moves: Iterable[Move] = zip(step.sessions, step.slots_of_each(), replies, strict=False)
         if step.errors or not step.waiters:
             moves = self._refuse(step, moves, freed)
+        kept = 0
         for session, slots, reply in moves:
+            kept += len(reply) - len(session.reply)
             freed += session.slots
             session.slots, session.loaded = slots, None
             session.step_index += seq_len
             session.replied, session.reply = replied, reply
+        self._budget.used += kept
         if step.fences:
             for position, fence in step.fences.items():
                 if position not in step.errors:
@@ -95,9 +113,14 @@ class Ledger:
         return made
 
     def _doom(self, session: Session, step: Step) -> None:
-        """The steps that the session has pending on top of one that was not applied cannot be applied either."""
+        """The steps that the session has pending on top of one that was not applied cannot be applied either.
+
+        Not here: of a durable session another server may have applied that one meanwhile, which its record tells.
+        """
         error = step.errors.get(step.position_of(session))
-        passing = error if session.durable and error is not None and error.retry_seconds is not None else None
+        passing: StatecellError | None = None
+        if session.durable:
+            passing = error if error is not None and error.retry_seconds is not None else contended(session.id)
         expected = session.step_index
         line = self._scheduler.lines.of(session)
         for later in line[line.index(step) + 1 :]:

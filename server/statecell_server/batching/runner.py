@@ -16,8 +16,8 @@ from statecell_server.batching.step import Step
 from statecell_server.config import Config
 from statecell_server.durability.store import StateStore
 from statecell_server.errors import StatecellError
-from statecell_server.runtimes.invariance import decide
-from statecell_server.runtimes.runtime import Runtime
+from statecell_server.runtimes.invariance import Sharing, decide
+from statecell_server.runtimes.runtime import Runtime, most_rows
 from statecell_server.sessions.reply import Replies
 from statecell_server.sessions.session import INITIAL, Home, Session
 from statecell_server.sessions.table import Residents, Sessions
@@ -44,21 +44,30 @@ class Runner:
         store: StateStore | None,
         sessions: Sessions,
         lost: Callable[[str], None],
+        sharing: Sharing | None = None,
     ) -> None:
-        """`sessions`: all that the server has. `lost` is called, by any thread, where the model's device breaks."""
-        max_batch = config.max_batch
+        """`sessions`: all that the server has. `lost` is called, by any thread, where the model's device breaks.
+
+        `sharing`: as it was measured before; None: it is measured now. Raises LoadError, StateBudgetExceeded.
+        """
+        max_batch = most_rows(runtime.spec, config.max_batch, config.state_memory)
         self.name = name
         self.version = version
         self.spec = runtime.spec
         self.runtime = runtime
         self.check = InputCheck(self.spec)
         self.output_names = [t.name for t in self.spec.outputs]
-        self.sharing = decide(runtime, config.batch_variance, max_batch)
+        self.sharing = sharing or decide(runtime, config.batch_variance, max_batch)
         self.arena = runtime.arena(config.state_memory, max_batch * (1 if store is None else STORE_BATCHES))
         stamp = Stamp(name, version, runtime.digest, sessions.mark)
-        self.journal = None if store is None else Journal(store, stamp, self.spec, self.arena, config.save_every)
-        self.scheduler = Scheduler(self.spec, self.sharing.max_batch, config.max_queue, self.sharing.run_length)
+        self.journal = (
+            None if store is None else Journal(store, stamp, self.spec, self.arena, config.save_every, config.max_record)
+        )
+        self.scheduler = Scheduler(
+            self.spec, sessions.budget, self.sharing.max_batch, config.max_queue, self.sharing.run_length
+        )
         self.replies = Replies(self.spec.outputs)
+        self.max_answer = config.max_message
         self.home = Home(name, version, self.replies)
         self.sessions = Residents(sessions, self.home)
         self.capacity = self.arena.budget + config.spill_memory // max(self.arena.row_bytes, 1)
@@ -67,7 +76,7 @@ class Runner:
         self.launcher = Launcher(
             f"{name}-{version}", self.scheduler, executor, self.arena, self.sessions, lost, on_loop=on_loop
         )
-        self._ledger = Ledger(self.arena, self.scheduler, self.journal, self.launcher.wake)
+        self._ledger = Ledger(self.arena, sessions.budget, self.scheduler, self.journal, self.launcher.wake)
 
     @property
     def note(self) -> str:
@@ -87,6 +96,12 @@ class Runner:
     def submit(self, step: Step) -> None:
         """Raises QueueFull."""
         self.launcher.submit(step)
+
+    async def write_every_step(self) -> None:
+        """From now on each step is in the store before it is answered; returns when no other is on its way."""
+        if self.journal is not None:
+            self.journal.every = 1
+            await self._ledger.written()
 
     def drop(self, step: Step) -> None:
         """Nobody waits for the step any more. Where it runs right now, its result will be thrown away."""

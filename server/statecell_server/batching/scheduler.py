@@ -8,6 +8,7 @@ from statecell_server.batching.gathering import GatheredStep, Row, RowLayout
 from statecell_server.batching.lines import Lines
 from statecell_server.batching.step import Batch, Step
 from statecell_server.errors import QueueFull
+from statecell_server.sessions.budget import Budget
 from statecell_server.sessions.session import Session
 
 RUN_LENGTH = 32
@@ -23,10 +24,14 @@ class Scheduler:
     other. While single steps come, a run takes about as long as they do. Belongs to the event loop.
     """
 
-    def __init__(self, spec: ModelSpec, max_batch: int, max_queue: int, run_length: int | None = None) -> None:
-        """`max_batch`: rows that may share a run; 1 where every step is to run alone. `run_length`: its time steps at most."""
+    def __init__(self, spec: ModelSpec, budget: Budget, max_batch: int, max_queue: int, run_length: int | None = None) -> None:
+        """`budget`: what waiting steps cost counts against it.
+
+        `max_batch`: rows that may share a run; 1 where every step is to run alone. `run_length`: its time steps at most.
+        """
         self.max_queue = max_queue
         self.lines = Lines()
+        self._budget = budget
         self._longest = run_length
         self.waiting = 0  # steps that were added and are not finished
         self.stacks = self._stacks(spec)
@@ -54,8 +59,10 @@ class Scheduler:
         return spec.has_batch and all(t.batch_axis is not None for t in tensors)
 
     def add(self, step: Step) -> None:
-        """Queues the step behind the earlier ones of its sessions. Raises QueueFull."""
+        """Queues the step behind the earlier ones of its sessions. Raises QueueFull, StateBudgetExceeded."""
         self._check_room()
+        self._budget.check(step.cost)
+        self._budget.used += step.cost
         self.waiting += 1
         self.lines.join(step)
         if not step.blocked:
@@ -66,8 +73,13 @@ class Scheduler:
             raise QueueFull(f"{self.waiting} steps wait, the most is {self.max_queue}", waiting=self.waiting)
 
     def gather(self, session: Session, step_index: int | None, data: bytes, row: Row) -> tuple[GatheredStep, int]:
-        """A row of `layout`, for a session of one row with nothing in flight. Its step and position. Raises QueueFull."""
+        """A row of `layout`, for a session of one row with nothing in flight. Its step and position.
+
+        Raises QueueFull, StateBudgetExceeded.
+        """
         self._check_room()
+        assert self.layout is not None, "rows are gathered by it"
+        self._budget.check(self.layout.cost)
         repeatable = step_index is not None
         step = self._open.get(repeatable)
         if step is None or step.callers >= self._max_rows:
@@ -155,6 +167,7 @@ class Scheduler:
         """The step is over, whatever came of it; the next ones of its sessions may run."""
         step.finished, step.running = True, False
         self.waiting -= step.callers
+        self._budget.used -= step.cost
         for behind in self.lines.leave(step):
             behind.blocked -= 1
             if not behind.blocked:

@@ -50,6 +50,7 @@ class Step:
     first_rows: Sequence[int] = ()
     finished: bool = False
     running: bool = False
+    cost: int = 0  # bytes of its inputs and outputs, which count for as long as it waits
     writing: bool = False  # its result is on the way to the store: it may be committed though nobody waits any more
 
     @property

@@ -1,16 +1,18 @@
 """Record: a durable session between two steps, as it lies in the store."""
 
 import json
+import math
 import random
 import struct
 import zlib
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import chain
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
-from statecell.tensor import Array
+from statecell.spec import DTYPES
+from statecell.tensor import MOST_AXES, Array
 
 from statecell_server.errors import SnapshotMismatch
 
@@ -20,6 +22,8 @@ FENCE_BYTES = 16
 _FENCE = struct.Struct(">8sq")  # nonce, step_index
 _HEAD = struct.Struct(">4sHxxIIdq")  # magic, format, crc32, length of the header, created, reply_start
 _CRC = slice(FENCE_BYTES + 8, FENCE_BYTES + 12)
+
+_DTYPES = {np.dtype(name).str for name in DTYPES}
 
 Layout = tuple[str, str, tuple[int, ...]]  # name, dtype, shape
 
@@ -75,15 +79,19 @@ class Record:
         blank[_CRC] = bytes(4)
         if crc != zlib.crc32(memoryview(data)[size:], zlib.crc32(blank)):
             raise SnapshotMismatch("the checksum of the session's record does not fit its content: it is damaged")
-        header = json.loads(data[size : size + length])
-        offset = size + length
-        groups: list[dict[str, Array]] = []
-        for layouts in (header.pop("states"), header.pop("outputs")):
-            groups.append({})
-            for name, dtype, shape in layouts:
-                array = np.frombuffer(data, dtype, int(np.prod(shape, dtype=np.int64)), offset).reshape(shape)
-                groups[-1][name] = array
-                offset += array.nbytes
+        # A checksum is no proof of who wrote it: whoever can write to the store can compute one.
+        try:
+            header = _read_header(data[size : size + length])
+            offset = size + length
+            groups: list[dict[str, Array]] = []
+            for layouts in (header.pop("states"), header.pop("outputs")):
+                groups.append({})
+                for name, dtype, shape in layouts:
+                    count = math.prod(shape)
+                    groups[-1][name] = array = np.frombuffer(data, dtype, count, offset).reshape(shape)
+                    offset += array.nbytes
+        except (ValueError, RecursionError) as error:
+            raise SnapshotMismatch(f"the session's record does not say what it has: {error}") from error
         return cls(
             **header,
             step_index=step_index,
@@ -93,6 +101,29 @@ class Record:
             outputs=groups[1],
             nonce=nonce,
         )
+
+
+def _read_header(text: bytes) -> dict[str, Any]:
+    """The reverse of _header. Raises ValueError, RecursionError."""
+    header: dict[str, Any] = json.loads(text)
+    match header:
+        case {
+            "model": str(),
+            "version": str(),
+            "digest": str(),
+            "owner": str(),
+            "batch": int(batch),
+            "states": list(states),
+            "outputs": list(outputs),
+        } if len(header) == 7 and batch >= 1:
+            for layout in (*states, *outputs):
+                match layout:
+                    case [str(), str(dtype), list(shape)] if dtype in _DTYPES and len(shape) <= MOST_AXES:
+                        if all(isinstance(size, int) and size >= 0 for size in shape):
+                            continue
+                raise ValueError(f"its header has the layout {str(layout)[:80]}")
+            return header
+    raise ValueError("its header has other fields")
 
 
 def step_index_of(fence: bytes) -> int:

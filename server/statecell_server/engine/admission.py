@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from statecell_server.batching.runner import Runner
 from statecell_server.errors import Draining, StateBudgetExceeded
+from statecell_server.sessions.budget import SESSION_BYTES
 from statecell_server.sessions.session import Session
 from statecell_server.sessions.table import Sessions
 
@@ -46,6 +47,7 @@ class Admission:
         if self.closed:
             raise Draining("the server is about to stop and takes no new sessions")
         self.check_room(runner, session.batch)
+        self._sessions.budget.check(SESSION_BYTES + len(session.id) + len(session.reply))
         held = runner.sessions.rows
         excess = held + session.batch - runner.capacity
         if excess > 0 and not self._make_room(runner, excess):

@@ -15,6 +15,7 @@ from statecell_server.engine.lifecycle import Lifecycle
 from statecell_server.engine.repository import Repository
 from statecell_server.engine.steps import Steps
 from statecell_server.engine.takeover import Takeover
+from statecell_server.sessions.budget import Budget
 from statecell_server.sessions.session import Session
 from statecell_server.sessions.table import Sessions
 
@@ -38,7 +39,7 @@ class Engine:
 
         Raises runtime.LoadError.
         """
-        self.sessions = Sessions(config.session_ttl)
+        self.sessions = Sessions(config.session_ttl, Budget(config.session_memory))
         self.models = Repository(config, store, self.sessions, lost)
         self._config = config
         self._changed = changed
@@ -50,8 +51,7 @@ class Engine:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        for runner in self.models:
-            runner.start()
+        self.models.start(self._changed)
         self._tasks.append(asyncio.create_task(self._sweep()))
         if self._config.poll_models:
             self._tasks.append(asyncio.create_task(self._poll()))
@@ -59,22 +59,25 @@ class Engine:
     async def drain(self) -> None:
         """No new sessions from now on. Durable ones are brought to the store, and when it has them, sent to other servers."""
         self._admission.closed = True
-        for runner in self.models:
-            if runner.journal is not None:
-                runner.journal.every = 1
-        await asyncio.gather(*{s.saving for s in self.sessions if s.saving is not None})
-        saved = await asyncio.gather(*self._save(s for s in self.sessions if s.ahead), return_exceptions=True)
-        for error in saved:
+        # A step of many sessions may be on its way to the store for some of them, and move the others on when it is there.
+        await asyncio.gather(*[runner.write_every_step() for runner in self.models])
+        await self._saved()
+        self._save(s for s in self.sessions if s.ahead)
+        for error in await self._saved():
             if error is not None:  # their states cannot be read: the store has them as of their last record
                 log.error("durable sessions go on from their last records: %s", error)
         self.steps.handed_over = True
+
+    async def _saved(self) -> list[BaseException | None]:
+        """When the saving that has begun is over; what went wrong."""
+        saving = {s.saving for s in self.sessions if s.saving is not None}
+        return await asyncio.gather(*saving, return_exceptions=True)
 
     async def stop(self) -> None:
         """After the last call was answered."""
         for task in self._tasks:
             task.cancel()
-        for runner in self.models:
-            runner.stop()
+        self.models.stop()
 
     async def _sweep(self) -> None:
         while True:

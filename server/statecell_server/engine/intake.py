@@ -13,7 +13,15 @@ from statecell_server.batching.step import Step
 from statecell_server.engine.repository import Repository
 from statecell_server.engine.takeover import Takeover
 from statecell_server.engine.ticket import Ticket
-from statecell_server.errors import InternalError, InvalidRequest, QueueFull, ShapeMismatch, StatecellError, StepOutOfOrder
+from statecell_server.errors import (
+    InternalError,
+    InvalidRequest,
+    QueueFull,
+    ShapeMismatch,
+    StateBudgetExceeded,
+    StatecellError,
+    StepOutOfOrder,
+)
 from statecell_server.sessions.reply import Reply
 from statecell_server.sessions.session import LAST_INDEX, Session
 from statecell_server.sessions.table import Sessions
@@ -225,10 +233,19 @@ class Intake:
             rows = ticket.rows(new)
             if len(rows) < inputs.rows:
                 inputs = inputs.take(runner.spec, rows)
-        step = Step(sessions, inputs, starts, runner.spec.streamable, ticket.step_indexes[new[0]] is not None)
+        answer = runner.replies.size(inputs.seq_len, inputs.rows)
+        cost = answer + sum(array.nbytes for array in inputs.arrays)
+        step = Step(
+            sessions, inputs, starts, runner.spec.streamable, repeatable=ticket.step_indexes[new[0]] is not None, cost=cost
+        )
         try:
+            if answer > runner.max_answer:
+                raise InvalidRequest(
+                    f"the answer would have {answer} bytes, the most is {runner.max_answer} (--max-message): "
+                    "send fewer time steps or rows at once"
+                )
             runner.submit(step)
-        except QueueFull as error:
+        except (InvalidRequest, QueueFull, StateBudgetExceeded) as error:
             ticket.errors.update(dict.fromkeys(new, error))
         else:
             ticket.join(step, new)

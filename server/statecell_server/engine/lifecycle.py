@@ -74,6 +74,8 @@ class Lifecycle:
         self._admission.check_room(runner, batch)
         if batch < 1 or (batch > 1 and not spec.has_batch):
             raise InvalidRequest(f"batch is {batch}, expected {'1 or more' if spec.has_batch else '1'}", field="batch")
+        if durable and runner.journal is not None:
+            runner.journal.check_size(batch)
         name = session_id or self._sessions.issue(durable=durable)
         session = Session(name, runner.home, batch, durable, created=self._sessions.now())
         if state:
@@ -83,9 +85,10 @@ class Lifecycle:
         await self._admission.found([session], runner)
         return session
 
-    async def attach(self, session_id: str) -> Session:
-        """The session, brought from the store where it is not here. Raises as submit does."""
-        if self._takeover is not None and self._takeover.needed([session_id], [None]):
+    async def attach(self, session_id: str, *, doubt: bool = False) -> Session:
+        """The session, brought from the store where it is not here; with `doubt` as it is there now. Raises as submit does."""
+        asked = doubt and session_id.startswith(DURABLE)
+        if self._takeover is not None and (asked or self._takeover.needed([session_id], [None])):
             absent = await self._takeover.fetch([session_id])
             if absent:
                 raise absent[session_id]
@@ -145,6 +148,7 @@ class Lifecycle:
                 reset = StepOutOfOrder(f"session {session_id} was reset", session_id=session_id, expected_step_index=0)
                 runner.abandon(session, reset)
                 runner.release(session)
+                runner.sessions.replace_reply(session, 0, b"")
                 session.reset()
                 return session
             if not isinstance(error, SessionContended):

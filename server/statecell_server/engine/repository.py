@@ -1,24 +1,49 @@
 """Repository: the models of a folder, `<name>/<version>/{model.onnx,model.pt}`, loaded and running."""
 
 import asyncio
+import concurrent.futures
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from statecell_server.batching.runner import Runner
 from statecell_server.config import Config
 from statecell_server.durability.store import StateStore
-from statecell_server.errors import ModelInUse, ModelNotFound, ModelRefused, SnapshotMismatch, StatecellError
-from statecell_server.runtimes.loading import load
-from statecell_server.runtimes.runtime import LoadError
+from statecell_server.engine.attempt import attempt
+from statecell_server.engine.loader import Loader
+from statecell_server.engine.shelf import Found, Mark, look, look_at
+from statecell_server.errors import ModelInUse, ModelNotFound, ModelRefused, SnapshotMismatch
+from statecell_server.runtimes.runtime import DeviceError, DeviceLost, LoadError
+from statecell_server.sessions.budget import Budget
 from statecell_server.sessions.session import Session
 from statecell_server.sessions.table import Sessions
 
 log = logging.getLogger(__name__)
 
+PATIENCE = 10.0
+"""Seconds that a start waits for a model that is tried, of which none takes long, before it serves the others."""
+AT_ONCE = 4
+"""Versions that are loaded side by side: one that hangs does not hold up the others."""
+
+
+class Refusal(NamedTuple):
+    """A version that is not served: the files it was found with, and why not."""
+
+    mark: Mark
+    reason: str
+
+
+class Absent(NamedTuple):
+    """A version that lies in the folder and is not served."""
+
+    name: str
+    version: str
+    reason: str
+
 
 class Repository:
-    """Every version of every model in the folder, by name."""
+    """Every version of every model in the folder, by name. One that cannot be loaded harms none of the others."""
 
     def __init__(
         self,
@@ -27,39 +52,75 @@ class Repository:
         sessions: Sessions | None = None,
         lost: Callable[[str], None] = log.critical,
     ) -> None:
-        """Loads all of them. `sessions`: the server's; any thread tells `lost` of a device that broke. Raises LoadError."""
+        """Loads all that can be. `sessions`: the server's; any thread tells `lost` of a device that broke.
+
+        Raises LoadError where there is none to serve, and where a device that an option names cannot be used.
+        """
         self._config = config
-        self._store = store
         self._lost = lost
-        self._sessions = Sessions(config.session_ttl) if sessions is None else sessions
+        if sessions is None:
+            sessions = Sessions(config.session_ttl, Budget(config.session_memory))
+        self._loader = Loader(config, store, sessions, lost)
         self._runners: dict[str, dict[str, Runner]] = {}
         self._idle: set[Path] = set()  # folders of versions that were replaced and unloaded
-        self._refused: dict[Path, tuple[int, str]] = {}  # folders not loaded: when their files were last changed, and why not
+        self._refused: dict[Path, Refusal] = {}
         self._unloaded: set[str] = set()  # models that were unloaded by name
-        self._loading = asyncio.Lock()
-        for folder in self._folders():
-            self._add(self._load(folder))
-        if not self._runners:
-            raise LoadError(f"there is no model in {config.models}: expected <name>/<version>/model.onnx or model.pt")
-        for option, names in (("--runtime", config.runtimes), ("--device", config.devices)):
-            for name in names:
-                if name not in self._runners:
-                    raise LoadError(f"{option} names {name!r}, which is no model; there are {', '.join(sorted(self._runners))}")
+        self._bringing: dict[Path, asyncio.Task[None]] = {}
+        self._late: dict[Path, tuple[Found, concurrent.futures.Future[Runner]]] = {}  # from the start
+        self._at_once = asyncio.Semaphore(AT_ONCE)
+        self._told: object = None  # what was served and refused when the last look ended
+        self._take_all()
 
-    def _folders(self) -> list[Path]:
-        # Not those that begin with a dot: an export under way is written there.
-        return sorted({path.parent for path in self._config.models.glob("[!.]*/*/model.*")})
-
-    def _load(self, folder: Path) -> Runner:
-        name, version = folder.parts[-2:]
-        if not version.isdigit():
-            raise LoadError(f"{folder} is not a version: its name must be a number, as in {name}/1")
+    def _take_all(self) -> None:
         config = self._config
-        chosen = config.runtimes.get(name) or ("onnxruntime" if (folder / "model.onnx").exists() else "torchscript")
-        runtime = load(folder, chosen, config.devices.get(name, config.device), config)
-        runner = Runner(name, version, runtime, config, self._store, self._sessions, self._lost)
-        log.info("%s/%s runs in %s on %s%s", name, version, runtime.name, runtime.device, runner.note and f": {runner.note}")
-        return runner
+        found = look(config.models)
+        for one in found:
+            loading = self._loader.load(one)
+            self._settle(one, loading, min(PATIENCE, self._loader.longest) if self._loader.tries(one) else self._loader.longest)
+        for one, loading in list(self._late.values()):
+            if not self._runners:  # nobody is held up
+                self._settle(one, loading, self._loader.longest)
+        self._loader.rest()
+        if not found:
+            raise LoadError(f"there is no model in {config.models}: expected <name>/<version>/model.onnx or model.pt")
+        if not self._runners:
+            reasons = [f"{'/'.join(folder.parts[-2:])}: {refusal.reason}" for folder, refusal in self._refused.items()]
+            more = f"; and {len(reasons) - 3} more" if len(reasons) > 3 else ""
+            raise LoadError(f"no model in {config.models} can be served: {'; '.join(reasons[:3])}{more}")
+        names = sorted({one.name for one in found})
+        for option, given in (("--runtime", config.runtimes), ("--device", config.devices)):
+            for name in given:
+                if name not in names:
+                    raise LoadError(f"{option} names {name!r}, which is no model; there are {', '.join(names)}")
+
+    def _settle(self, one: Found, loading: "concurrent.futures.Future[Runner]", seconds: float) -> None:
+        """Takes in what is loaded by then; what is still being loaded, though others wait to be served, comes later."""
+        self._late.pop(one.folder, None)
+        try:
+            self._add(loading.result(seconds))
+        except (DeviceError, DeviceLost):
+            raise
+        except Exception as error:
+            if loading.done() or seconds == self._loader.longest:
+                self._refuse(one, error)
+            else:
+                self._late[one.folder] = one, loading
+                log.warning("%s/%s is not loaded after %g s: the others are served before it", one.name, one.version, seconds)
+
+    def start(self, changed: Callable[[], None]) -> None:
+        """On the event loop that is to own it. `changed` is called when what takes long to load is there, or refused."""
+        for runner in self:
+            runner.start()
+        for folder, (one, loading) in self._late.items():
+            task = self._keep(folder, self._finish(one, loading))
+            task.add_done_callback(lambda _: changed())
+        self._late.clear()
+
+    def _refuse(self, one: Found, error: Exception) -> None:
+        """It is logged once, and tried again when its files have changed."""
+        reason = self._loader.reason(one, error)
+        self._refused[one.folder] = Refusal(one.mark, reason)
+        log.error("%s/%s is not served: %s", one.name, one.version, reason)
 
     def _add(self, runner: Runner) -> None:
         self._runners.setdefault(runner.name, {})[runner.version] = runner
@@ -72,7 +133,10 @@ class Repository:
         """The version, or the newest. Raises ModelNotFound."""
         versions = self._runners.get(name)
         if not versions:
-            raise ModelNotFound(f"there is no model {name!r}; there are {', '.join(sorted(self._runners))}", model=name)
+            why = next(
+                (f"; {name}/{f.name} is not served: {r.reason}" for f, r in self._refused.items() if f.parent.name == name), ""
+            )
+            raise ModelNotFound(f"there is no model {name!r}; there are {', '.join(sorted(self._runners))}{why}", model=name)
         runner = versions.get(version or max(versions, key=int))
         if runner is None:
             have = ", ".join(sorted(versions, key=int))
@@ -103,15 +167,26 @@ class Repository:
     async def wake(self, name: str, version: str) -> None:
         """Loads the version again, if it was unloaded and is still in the folder."""
         folder = self._config.models / name / version
-        if folder in self._idle and folder.exists():
-            await self._bring(folder)
+        if folder in self._idle:
+            await asyncio.shield(self._bring(folder))  # a caller who goes away takes nothing from the others who wait
 
     async def refresh(self, in_use: Callable[[Runner], int]) -> bool:
-        """Takes new versions in, and unloads those that are older than the newest and not in use. Whether any changed."""
-        before = list(self)
-        for folder in self._folders():
-            if folder not in self._idle and folder.parent.name not in self._unloaded:
-                await self._bring(folder)
+        """Takes new versions in, and unloads those that are older than the newest and not in use. Whether any changed.
+
+        What takes long to load goes on loading when this returns: it holds up neither the others nor the next look.
+        """
+        found = await self._look()
+        for folder in self._refused.keys() - {one.folder for one in found}:
+            del self._refused[folder]
+        coming = [
+            self._bring(one.folder)
+            for one in found
+            if one.folder not in self._idle
+            and one.folder.parent.name not in self._unloaded
+            and one.version not in self._runners.get(one.name, {})
+        ]
+        if coming:
+            await asyncio.wait(coming, timeout=max(self._config.poll_models, 1))
         for versions in list(self._runners.values()):
             newest = max(versions, key=int)
             for version, runner in list(versions.items()):
@@ -120,11 +195,15 @@ class Repository:
                     self._idle.add(self._config.models / runner.name / version)
                     await asyncio.to_thread(runner.stop)
                     log.info("unloaded %s version %s: version %s has replaced it", runner.name, version, newest)
-        return before != list(self)
+        told, self._told = self._told, (list(self), sorted(self._refused))
+        return told != self._told
+
+    async def _look(self) -> list[Found]:
+        return await asyncio.wrap_future(attempt(lambda: look(self._config.models), "look for models"))
 
     async def load(self, name: str) -> None:
         """Takes in the versions of the model that are in the folder. Raises ModelNotFound, ModelRefused."""
-        folders = [folder for folder in self._folders() if folder.parent.name == name]
+        folders = [one.folder for one in await self._look() if one.folder.parent.name == name]
         if not folders:
             raise ModelNotFound(f"there is no model {name!r} in {self._config.models}", model=name)
         self._unloaded.discard(name)
@@ -132,9 +211,9 @@ class Repository:
             if folder in self._idle:
                 continue
             self._refused.pop(folder, None)
-            await self._bring(folder)
+            await asyncio.shield(self._bring(folder))
             if folder in self._refused:
-                raise ModelRefused(f"model {name!r} cannot be loaded: {self._refused[folder][1]}", model=name)
+                raise ModelRefused(f"model {name!r} cannot be loaded: {self._refused[folder].reason}", model=name)
 
     async def unload(self, name: str, in_use: Callable[[Runner], int]) -> None:
         """All of its versions. Raises ModelNotFound, ModelInUse."""
@@ -147,36 +226,70 @@ class Repository:
             await asyncio.to_thread(runner.stop)
         log.info("unloaded %s", name)
 
-    def absent(self) -> Iterator[tuple[str, str, str]]:
-        """(name, version, why) of what is in the folder and not loaded."""
-        for folder in self._folders():
-            name, version = folder.parts[-2:]
-            if version not in self._runners.get(name, {}):
-                if folder in self._refused:
-                    why = self._refused[folder][1]
-                elif name in self._unloaded:
+    async def absent(self) -> list[Absent]:
+        """What is in the folder and not served."""
+        missing = []
+        for one in await self._look():
+            if one.version not in self._runners.get(one.name, {}):
+                if one.folder in self._refused:
+                    why = self._refused[one.folder].reason
+                elif one.name in self._unloaded:
                     why = "unloaded"
+                elif one.folder in self._bringing:
+                    why = "being loaded"
                 else:
-                    why = "replaced by a newer version" if folder in self._idle else "not loaded yet"
-                yield name, version, why
+                    why = "replaced by a newer version" if one.folder in self._idle else "not loaded yet"
+                missing.append(Absent(one.name, one.version, why))
+        return missing
 
-    async def _bring(self, folder: Path) -> None:
-        """Loads the folder's version, if it is not. What cannot be loaded is logged, and tried again when it has changed."""
-        async with self._loading:
-            name, version = folder.parts[-2:]
-            if version in self._runners.get(name, {}):
+    @property
+    def failing(self) -> set[str]:
+        """Models of which no version is served, and at least one was refused."""
+        return {Found(folder, ()).name for folder in self._refused} - {
+            name for name, runners in self._runners.items() if runners
+        }
+
+    def stop(self) -> None:
+        """What is being loaded is left to itself."""
+        for task in self._bringing.values():
+            task.cancel()
+        self._loader.close()
+        for runner in self:
+            runner.stop()
+
+    def _bring(self, folder: Path) -> "asyncio.Task[None]":
+        """Loads the folder's version, if it is not and is not about to be. Never fails: what cannot be loaded is refused."""
+        task = self._bringing.get(folder)
+        if task is None:
+            task = self._keep(folder, self._take(folder))
+        return task
+
+    def _keep(self, folder: Path, coming: Coroutine[None, None, None]) -> "asyncio.Task[None]":
+        task = self._bringing[folder] = asyncio.create_task(coming)
+        task.add_done_callback(lambda _: self._bringing.pop(folder, None))
+        return task
+
+    async def _take(self, folder: Path) -> None:
+        if folder.name in self._runners.get(folder.parent.name, {}):
+            return
+        async with self._at_once:
+            one = await asyncio.wrap_future(attempt(lambda: look_at(folder), "look at a model"))
+            if one is None or (folder in self._refused and self._refused[folder].mark == one.mark):
                 return
-            changed = max((path.stat().st_mtime_ns for path in folder.iterdir()), default=0)
-            if self._refused.get(folder, (0, ""))[0] == changed:
-                return
-            try:
-                runner = await asyncio.to_thread(self._load, folder)
-            except (LoadError, StatecellError) as error:
-                self._refused[folder] = changed, str(error)
-                log.error("%s", error)
-                return
-            runner.start()
-            self._add(runner)
-            self._idle.discard(folder)
-            self._refused.pop(folder, None)
-            log.info("loaded %s version %s", name, version)
+            await self._finish(one, self._loader.load(one))
+
+    async def _finish(self, one: Found, loading: "concurrent.futures.Future[Runner]") -> None:
+        try:
+            runner = await asyncio.wait_for(asyncio.wrap_future(loading), self._loader.longest)
+        except Exception as error:
+            self._refuse(one, error)
+            if isinstance(error, DeviceLost):
+                self._lost(str(error))
+            return
+        finally:
+            self._loader.rest()
+        runner.start()
+        self._add(runner)
+        self._idle.discard(one.folder)
+        self._refused.pop(one.folder, None)
+        log.info("loaded %s version %s", one.name, one.version)

@@ -18,6 +18,8 @@ from statecell_server.sessions.table import Sessions
 
 log = logging.getLogger(__name__)
 
+ROUNDS = 8
+"""Times that a record is read, when its session keeps moving on here, before its request is refused."""
 Indexes = Sequence[Index]
 Errors = Mapping[str, StatecellError]
 
@@ -101,14 +103,26 @@ class Takeover:
         """Brings the sessions to where the store has them. What went wrong, by id."""
         ids = sorted(set(session_ids))
         errors: dict[str, StatecellError] = {}
-        try:
-            found = await self.store.load(ids) if ids else []
-        except StatecellError as error:
-            return dict.fromkeys(ids, error)
-        except Exception as error:
-            log.exception("the store failed")
-            return dict.fromkeys(ids, StoreUnavailable(f"the store does not answer: {type(error).__name__}: {error}"))
-        for session_id, data in zip(ids, found, strict=True):
+        for _ in range(ROUNDS):
+            if not ids:
+                return errors
+            try:
+                ids = await self._load(ids, errors)
+            except StatecellError as error:
+                return errors | dict.fromkeys(ids, error)
+            except Exception as error:
+                log.exception("the store failed")
+                return errors | dict.fromkeys(ids, StoreUnavailable(f"the store does not answer: {error!r}"))
+        return errors | {session_id: contended(session_id) for session_id in ids}
+
+    async def _load(self, ids: Sequence[str], errors: dict[str, StatecellError]) -> list[str]:
+        """One round trip. Gives the sessions that have moved on here meanwhile: what was read may be older than they are."""
+        before = [self._fence(session_id) for session_id in ids]
+        moved = []
+        for session_id, fence, data in zip(ids, before, await self.store.load(ids), strict=True):
+            if self._fence(session_id) != fence:
+                moved.append(session_id)
+                continue
             try:
                 if data is None:
                     self._drop(session_id)
@@ -119,7 +133,12 @@ class Takeover:
             except Exception as error:
                 log.exception("session %s cannot be loaded", session_id[:16])
                 errors[session_id] = InternalError(f"session {session_id} cannot be loaded: {error}")
-        return errors
+        return moved
+
+    def _fence(self, session_id: str) -> bytes | None:
+        """Of the copy that is here."""
+        session = self._sessions.known(session_id)
+        return None if session is None else session.fence
 
     async def record(self, session_id: str) -> Record:
         """The session's record. Raises SessionNotFound, SessionExpired, StoreUnavailable, SnapshotMismatch."""
@@ -141,33 +160,40 @@ class Takeover:
         if session is not None and session.fence == record.fence and not session.stale:
             return
         runner = await self._models.holding(record.model, record.version, record.digest)
+        states, replied, reply = _content(record, runner)
         session = self._sessions.known(session_id)  # as it is after the wait
         if session is None:
             session = Session(session_id, runner.home, record.batch, durable=True, created=record.created)
-            _set(session, runner, record)
+            session.replied, session.reply = replied, reply
+            _set(session, record, states)
             self._enter(session, runner)
             self.taken += record.owner != self._sessions.mark
             log.debug("took over session %s at step_index %d from %s", session_id[:16], record.step_index, record.owner)
         elif session.fence != record.fence or session.stale:
             runner.abandon(session, contended(session_id))
             runner.release(session)
-            _set(session, runner, record)
+            runner.sessions.replace_reply(session, replied, reply)
+            _set(session, record, states)
             log.debug("session %s was moved on to step_index %d by %s", session_id[:16], record.step_index, record.owner)
 
 
-def _set(session: Session, runner: Runner, record: Record) -> None:
-    """The state, where it stands and the last reply, as the record has them. Raises SnapshotMismatch."""
+def _set(session: Session, record: Record, states: list[Array]) -> None:
+    session.load(states)
+    session.step_index, session.fence, session.stale = record.step_index, record.fence, False
+
+
+def _content(record: Record, runner: Runner) -> tuple[list[Array], int, bytes]:
+    """The states, the time steps of the last request, and the reply to it. Raises SnapshotMismatch."""
     if record.batch < 1 or not 0 <= record.step_index <= LAST_INDEX or record.reply_start > record.step_index:
         raise SnapshotMismatch(
             f"a session's record has batch {record.batch}, step_index {record.step_index} and the reply to {record.reply_start}"
         )
-    session.load(states_of(record, runner.spec))
-    session.step_index, session.fence, session.stale = record.step_index, record.fence, False
-    session.replied, session.reply = 0, b""
-    if record.reply_start >= 0:
-        outputs = [record.outputs[t.name] for t in runner.spec.outputs]
-        (session.reply,) = runner.replies.cut(outputs, [record.batch])
-        session.replied = record.step_index - record.reply_start
+    states = states_of(record, runner.spec)
+    if record.reply_start < 0:
+        return states, 0, b""
+    outputs = [record.outputs[t.name] for t in runner.spec.outputs]
+    (reply,) = runner.replies.cut(outputs, [record.batch])
+    return states, record.step_index - record.reply_start, reply
 
 
 def states_of(record: Record, spec: ModelSpec) -> list[Array]:

@@ -48,7 +48,7 @@ class DeviceArena(StateArena):
 
         So all of a slot is in one place, and growing is appending.
         """
-        return [DeviceMemory(self._staging.stream.device, slots * s.fresh().nbytes) for s in self.states]
+        return [DeviceMemory(self._staging.stream.device, slots * s.tensor.row_bytes) for s in self.states]
 
     def reserve(self, capacity: int) -> None:
         if self._slots >= capacity:
@@ -133,7 +133,7 @@ class Outside:
     def __init__(self, states: Sequence[StateSpec], beside: Stream) -> None:
         self._states, self._stream = states, beside
         self._lock = threading.Lock()
-        self._chunk = max(1, CHUNK // max(sum(s.fresh().nbytes for s in states), 1))  # rows
+        self._chunk = max(1, CHUNK // max(sum(s.tensor.row_bytes for s in states), 1))  # rows
         self._room = 0
         self._table = DeviceMemory(beside.device, len(states) * PLACE.itemsize)
         self._known = beside.array(len(states) * PLACE.itemsize, "uint8").view(PLACE)
@@ -164,7 +164,7 @@ class Outside:
         """One a state, of its own shape, that the device reads and writes by itself."""
         if rows > self._room:
             self._room = min(self._chunk, max(rows, 2 * self._room))
-            self._buffers = [self._stream.array(self._room * s.fresh().size, s.dtype) for s in self._states]
+            self._buffers = [self._stream.array(self._room * prod(s.sized()), s.dtype) for s in self._states]
             self._numbers = self._stream.array(self._room, "int64")
             self._slots = DeviceMemory(self._stream.device, 8 * self._room)
         shapes = [s.sized(batch=rows) for s in self._states]
@@ -200,7 +200,7 @@ def _places(states: Sequence[StateSpec], memories: Sequence[DeviceMemory], addre
             memory.address,
             address,
             lead,
-            state.fresh().nbytes // lead,
+            state.tensor.row_bytes // lead,
         )
     return places
 

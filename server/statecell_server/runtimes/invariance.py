@@ -8,7 +8,7 @@ from statecell.tensor import Array
 
 from statecell_server.errors import StateBudgetExceeded
 from statecell_server.runtimes import trial
-from statecell_server.runtimes.runtime import LoadError, RunError, Runtime
+from statecell_server.runtimes.runtime import LEAST_MEMORY, LoadError, RunError, Runtime
 
 PROBES = 5
 """Different rows, of which every run is made up."""
@@ -89,7 +89,8 @@ def measure_variance(runtime: Runtime, min_batch: int, max_batch: int, longest: 
     if not spec.streamable or not spec.has_batch:
         return ""
     rng = np.random.default_rng(0)
-    longest = longest if spec.has_time else 1
+    fitting = LEAST_MEMORY // max(PROBES * spec.row_bytes, 1)
+    longest = max(n for n in LENGTHS if n == 1 or n <= min(longest, fitting)) if spec.has_time else 1
     x = [trial.draw(rng, t, longest, PROBES) for t in spec.inputs]
     states = [trial.draw(rng, s.tensor, 1, PROBES) for s in spec.states]
     arena = trial.arena(runtime, max(max_batch, min_batch))

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 from statecell_server.config import Config
 from statecell_server.device import Device
-from statecell_server.runtimes import trial
-from statecell_server.runtimes.runtime import LoadError, Runtime
+from statecell_server.runtimes import artifact, trial
+from statecell_server.runtimes.runtime import DeviceError, LoadError, Runtime
 
 TRIED_ROWS = 16
 """Of the step by which --device auto chooses: most of what batching gains is there, and a small server has as many."""
@@ -22,14 +22,18 @@ def load(folder: Path, runtime: str, device: Device, config: Config) -> Runtime:
     if runtime == "onnxruntime":
         return _onnx(device, config)(folder / "model.onnx", config.threads, device, _rest(device, config))
     if device.kind != "cpu":
-        raise LoadError(f"{folder} is to run in TorchScript, which is here for the CPU only: --device {folder.parent.name}=cpu")
+        raise DeviceError(
+            f"{folder} is to run in TorchScript, which is here for the CPU only: --device {folder.parent.name}=cpu"
+        )
+    path = folder / "model.pt"
+    artifact.require_zip(path)  # before torch is imported, which takes seconds of everybody's time
     try:
         from statecell_server.runtimes.torchscript import TorchScriptRuntime
     except ImportError as error:
         raise LoadError(
             f"{folder} is to run in TorchScript, and there is no torch here: pip install 'statecell-server[torchscript]'"
         ) from error
-    return TorchScriptRuntime(folder / "model.pt", config.threads)
+    return TorchScriptRuntime(path, config.threads)
 
 
 def _onnx(device: Device, config: Config) -> "type[OnnxRuntime]":
@@ -49,7 +53,7 @@ def _rest(device: Device, config: Config) -> int:
     # While an arena doubles for the last time, the half that it was is there too.
     states = config.state_memory * 3 // 2 if config.state_arena != "host" else 0
     if config.device_memory <= states:
-        raise LoadError(
+        raise DeviceError(
             f"--device-memory is {config.device_memory} bytes, and the states of --state-memory {config.state_memory} may take "
             f"{states} of them while they grow: give more, or a smaller --state-memory"
         )

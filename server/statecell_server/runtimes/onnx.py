@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from statecell.spec import SPEC_KEY
+from statecell.spec import SPEC_KEY, TensorSpec
 from statecell.tensor import Array
 
 from statecell_server.arena.plan import Plan
 from statecell_server.device import Device
-from statecell_server.runtimes import cuda
-from statecell_server.runtimes.ort_session import Binding, Buffer, host, open_session, require, strays
+from statecell_server.runtimes import artifact, cuda
+from statecell_server.runtimes.ort_session import Binding, Buffer, host, open_session, require, strays, unlike
 from statecell_server.runtimes.runtime import LoadError, Runtime, Sides, read_spec
 from statecell_server.runtimes.staging import StagedBinding, Staging
 from statecell_server.runtimes.stream import stream
@@ -31,7 +31,7 @@ class OnnxRuntime(Runtime):
         if self._place.kind == "cuda":
             require(self._place)
         try:
-            content = path.read_bytes()
+            content = artifact.read(path)
             self._staging = Staging(stream(self._place)) if self.staged or self._place.kind == "cuda" else None
             address = self._staging.stream.address if self._staging is not None else 0
             self._ort_session = open_session(content, self._place, threads=threads, memory=memory, stream=address)
@@ -54,14 +54,18 @@ class OnnxRuntime(Runtime):
             ("input", inputs, self._ort_session.get_inputs()),
             ("output", outputs, self._ort_session.get_outputs()),
         ):
-            names = [node.name for node in nodes]
-            if sorted(promised) != sorted(names) and (kind == "input" or set(promised) - set(names)):
-                raise LoadError(f"{path} has the {kind}s {names}, its spec says {promised}")
+            have, want = {node.name: node for node in nodes}, {tensor.name: tensor for tensor in promised}
+            if want.keys() - have.keys() or (kind == "input" and have.keys() - want.keys()):
+                raise LoadError(f"{path} has the {kind}s {list(have)}, its spec says {list(want)}")
+            for name, tensor in want.items():
+                if difference := unlike(tensor, have[name].type, have[name].shape):
+                    raise LoadError(f"{path} has the {kind} {name!r} {difference}")
 
-    def _promised(self) -> tuple[list[str], list[str]]:
-        """The names of the graph's inputs and outputs."""
-        inputs, states, outputs, next_states = self._sides()
-        return [t.name for t in (*inputs, *states)], [t.name for t in (*outputs, *next_states)]
+    def _promised(self) -> tuple[list[TensorSpec], list[TensorSpec]]:
+        """The graph's inputs and outputs."""
+        states = self.spec.states
+        next_states = [TensorSpec(s.output, s.dtype, s.shape) for s in states]
+        return [*self.spec.inputs, *(s.tensor for s in states)], [*self.spec.outputs, *next_states]
 
     def _room(self, size: int, dtype: str) -> Array:
         return super()._room(size, dtype) if self._staging is None else self._staging.stream.array(size, dtype)

@@ -21,10 +21,6 @@ class DeviceRuntime(OnnxRuntime):
     def _sides(self) -> Sides:
         return (self.spec.inputs, SLOTS, self.spec.outputs, ()) if self.spec.states else super()._sides()
 
-    def _promised(self) -> tuple[list[str], list[str]]:
-        inputs, states, outputs, next_states = super()._sides()
-        return [t.name for t in (*inputs, *states)], [t.name for t in (*outputs, *next_states)]
-
     def arena(self, memory: int, rows: int) -> StateArena:
         if not self.spec.states:
             return super().arena(memory, rows)

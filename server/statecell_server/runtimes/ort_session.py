@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from statecell.spec import TensorSpec
 from statecell.tensor import Array
 
 from statecell_server.device import Device
@@ -26,6 +27,9 @@ ort.set_default_logger_severity(3)
 log = logging.getLogger(__name__)
 
 
+NOWHERE = "/dev/null/weights beside the model's file are not taken"
+"""A folder that cannot be; what ONNX Runtime says of it has it in it."""
+
 FULL = (
     "Failed to allocate memory",
     "out of memory",
@@ -35,6 +39,15 @@ FULL = (
     "has no room for",
 )
 """How ONNX Runtime, CUDA, cuBLAS, cuDNN and DeviceMemory say that the device has no memory left for a run."""
+
+
+DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(double)": "float64",
+    "tensor(float16)": "float16",
+    **{f"tensor({name})": name for name in ("int64", "int32", "int16", "int8", "uint8", "bool")},
+}
+"""ONNX Runtime's names of the dtypes that a spec may have."""
 
 
 class Buffer(NamedTuple):
@@ -78,6 +91,8 @@ def open_session(content: bytes, device: Device, *, threads: int = 1, memory: in
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # A model is one file. Weights in others would be looked for where the server was started, and are in no digest.
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", NOWHERE)
     if device.kind == "cpu":
         return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     require(device)
@@ -88,6 +103,21 @@ def open_session(content: bytes, device: Device, *, threads: int = 1, memory: in
     if session.get_providers()[0] != "CUDAExecutionProvider":
         raise DeviceError(f"{device} cannot be used: ONNX Runtime took {session.get_providers()[0]}; what it logged says why")
     return session
+
+
+def unlike(tensor: TensorSpec, kind: str, sizes: Sequence[int | str | None]) -> str:
+    """How a graph's input or output, as ONNX Runtime tells its type and shape, is not the spec's tensor; "" where it may be.
+
+    A graph need not tell a shape; one without axes may be one that is not told.
+    """
+    dtype = DTYPES.get(kind, kind)
+    if dtype != tensor.dtype:
+        return f"of {dtype}, its spec says {tensor.dtype}"
+    ranks_differ = sizes and len(sizes) != len(tensor.shape)
+    pairs = [] if ranks_differ or not sizes else zip(sizes, tensor.shape, strict=True)
+    if ranks_differ or any(isinstance(size, int) and isinstance(said, int) and size != said for size, said in pairs):
+        return f"of shape {list(sizes)}, its spec says {list(tensor.shape)}"
+    return ""
 
 
 def strays(ort_session: ort.InferenceSession, provider: str) -> str:

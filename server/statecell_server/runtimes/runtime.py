@@ -15,6 +15,9 @@ from statecell_server.arena.plan import Plan
 Sides = tuple[Sequence[TensorSpec], Sequence[TensorSpec], Sequence[TensorSpec], Sequence[TensorSpec]]
 """Inputs, states, outputs, next states."""
 
+LEAST_MEMORY = 256 << 20
+"""Bytes that the inputs, outputs and states of one run may take, however small --state-memory is."""
+
 PLANS = 1024
 """Plans kept at most; one costs a few hundred bytes beside the buffers that all share."""
 
@@ -98,6 +101,18 @@ class Runtime(ABC):
     def _room(self, size: int, dtype: str) -> Array:
         """[size] of zeros, memory of the host."""
         return np.zeros(size, dtype)
+
+
+def most_rows(spec: ModelSpec, max_batch: int, memory: int) -> int:
+    """Rows of a run at most: `max_batch`, or as many as fit into `memory` (bytes). Raises LoadError where too few do."""
+    memory = max(memory, LEAST_MEMORY)
+    fitting = memory // max(spec.row_bytes, 1)
+    if fitting < spec.min_batch:
+        raise LoadError(
+            f"{spec.name} takes {spec.row_bytes} bytes a row and {spec.min_batch} rows at least, more than the {memory} that "
+            "--state-memory gives a run"
+        )
+    return max(spec.min_batch, min(max_batch, fitting))
 
 
 def read_spec(text: str | None, path: object) -> ModelSpec:

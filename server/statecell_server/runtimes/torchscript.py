@@ -13,6 +13,7 @@ from statecell.spec import SPEC_KEY, TensorSpec
 from statecell.tensor import Array
 
 from statecell_server.arena.plan import Plan
+from statecell_server.runtimes import artifact
 from statecell_server.runtimes.runtime import LoadError, RunError, Runtime, read_spec
 
 
@@ -27,7 +28,7 @@ class TorchScriptRuntime(Runtime):
         torch.set_num_threads(threads)
         carried = {SPEC_KEY: ""}
         try:
-            content = path.read_bytes()
+            content = artifact.read(path)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)
                 self._module = torch.jit.load(io.BytesIO(content), "cpu", carried).eval()  # type: ignore[no-untyped-call]
@@ -49,5 +50,12 @@ class TorchScriptRuntime(Runtime):
         except Exception as error:
             raise RunError(str(error)) from error
         results = results if isinstance(results, tuple) else (results,)
-        for array, result in zip((*plan.outputs, *plan.next_states), results, strict=True):
-            np.copyto(array, result.numpy())
+        expected = (*plan.outputs, *plan.next_states)
+        if len(results) != len(expected):
+            raise RunError(f"the module gave {len(results)} results, its spec says {len(expected)}")
+        for array, result in zip(expected, results, strict=True):
+            got = result.numpy() if isinstance(result, torch.Tensor) else None
+            if got is None or got.shape != array.shape or got.dtype != array.dtype:
+                said = type(result).__name__ if got is None else f"{got.dtype}{list(got.shape)}"
+                raise RunError(f"the module gave {said} where its spec says {array.dtype}{list(array.shape)}")
+            np.copyto(array, got)

@@ -21,7 +21,7 @@ def draw(rng: np.random.Generator, tensor: TensorSpec, steps: int, rows: int) ->
 
 def arena(runtime: Runtime, rows: int) -> StateArena:
     """One for runs of so many rows, in the place of the runtime's own. Raises StateBudgetExceeded."""
-    return runtime.arena(max(sum(s.fresh().nbytes for s in runtime.spec.states), 1), rows)
+    return runtime.arena(max(runtime.spec.state_bytes, 1), rows)
 
 
 def run(

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import accumulate
+from math import prod
 from typing import NamedTuple
 
 import numpy as np
@@ -28,8 +29,15 @@ class Replies:
     def __init__(self, outputs: Sequence[TensorSpec]) -> None:
         self._outputs = outputs
         self._dtypes = [np.dtype(t.dtype) for t in outputs]
+        self._sizes = [
+            (prod(t.sized()) * np.dtype(t.dtype).itemsize, t.time_axis is not None, t.batch_axis is not None) for t in outputs
+        ]
         # Batch first, so that a session's rows lie in one piece. Swapping two axes is undone by swapping them again.
         self._orders = [_first(t.batch_axis or 0, len(t.shape)) for t in outputs]
+
+    def size(self, seq_len: int, batch: int) -> int:
+        """Bytes of the outputs of such a step."""
+        return sum(nbytes * (seq_len if timed else 1) * (batch if batched else 1) for nbytes, timed, batched in self._sizes)
 
     def cut(self, outputs: Sequence[Array], batches: Sequence[int]) -> list[bytes]:
         """The replies to sessions of these batches, whose rows are stacked in `outputs`."""

@@ -71,9 +71,8 @@ class Session:
         return fork
 
     def reset(self) -> None:
-        """After its slots were given back: at the start again."""
+        """After its slots and its reply were given back: at the start again."""
         self.step_index, self.slots, self.loaded = 0, INITIAL * self.batch, None
-        self.replied, self.reply = 0, b""
 
     @property
     def last(self) -> Reply | None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from itertools import count, islice
 
 from statecell_server.errors import InvalidRequest, SessionExpired, SessionLost, SessionNotFound, StatecellError
+from statecell_server.sessions.budget import SESSION_BYTES, Budget
 from statecell_server.sessions.session import DURABLE, Home, Session
 
 TOMBSTONES = 100_000
@@ -16,7 +17,8 @@ TOMBSTONES = 100_000
 class Sessions:
     """The table of sessions. Belongs to the event loop."""
 
-    def __init__(self, ttl: float) -> None:
+    def __init__(self, ttl: float, budget: Budget) -> None:
+        self.budget = budget
         self._ttl = ttl
         self._sessions: dict[str, Session] = {}
         self._expired: OrderedDict[str, None] = OrderedDict()
@@ -123,7 +125,14 @@ class Residents:
     def add(self, session: Session) -> None:
         self._count += 1
         self.rows += session.batch
+        self._sessions.budget.used += SESSION_BYTES + len(session.id) + len(session.reply)
 
     def remove(self, session: Session) -> None:
         self._count -= 1
         self.rows -= session.batch
+        self._sessions.budget.used -= SESSION_BYTES + len(session.id) + len(session.reply)
+
+    def replace_reply(self, session: Session, replied: int, reply: bytes) -> None:
+        """`reply` is kept from now on, to a request of `replied` time steps."""
+        self._sessions.budget.used += len(reply) - len(session.reply)
+        session.replied, session.reply = replied, reply

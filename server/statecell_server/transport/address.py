@@ -12,7 +12,7 @@ def check(host: str, port: int) -> None:
     """Raises AddressError where nobody could listen there now. Nothing is kept: another program may still come first."""
     try:
         found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         raise explained(error, host, port) from error
     for family, kind, protocol, _, address in found:
         try:
@@ -30,7 +30,7 @@ def check(host: str, port: int) -> None:
                 raise explained(error, host, port) from error
 
 
-def explained(error: OSError, host: str, port: int) -> AddressError:
+def explained(error: OSError | UnicodeError, host: str, port: int) -> AddressError:
     """What went wrong with this host and port."""
     if isinstance(error, AddressError):
         return error

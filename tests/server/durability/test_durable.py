@@ -14,6 +14,7 @@ from statecell_server.durability.circuit_breaker import FAILURES, CircuitBreaker
 from statecell_server.durability.record import Record
 from statecell_server.durability.store import MemoryStore, StateStore, Write
 from statecell_server.engine.engine import Engine
+from statecell_server.engine.ticket import Ticket
 from statecell_server.errors import (
     Draining,
     InvalidRequest,
@@ -234,6 +235,24 @@ async def test_a_draining_server_sends_durable_sessions_to_another(pair: Pair) -
     await step(b, session.id, 0)
 
 
+async def test_a_drain_saves_what_a_batch_on_its_way_to_the_store_moves_on(models: Path) -> None:
+    """One of its two sessions is due to be written, the other is not, and both move on when the store has answered."""
+    store = LateStore()
+    async with engines(models, store, save_every=2) as (a, b):
+        due, other = [await a.lifecycle.create("lstm", durable=True) for _ in range(2)]
+        want = await expected(b, 3)
+        await step(a, due.id, 0)
+        store.writing.clear()
+        store.seconds = [0.1]
+        answered: asyncio.Future[Ticket] = asyncio.get_running_loop().create_future()
+        a.steps.submit([due.id, other.id], {"x": np.concatenate([X[1], X[0]], 1)}, [1, 0], answered.set_result)
+        await store.writing.wait()
+        await a.drain()
+        (y,) = (await answered).outcome()[1]
+        np.testing.assert_array_equal(y, np.concatenate([want[1], want[0]], 1))
+        np.testing.assert_array_equal([await step(b, due.id, 2), await step(b, other.id, 1)], [want[2], want[1]])
+
+
 async def test_every_so_many_steps_only_some_are_written_and_the_rest_when_idle(models: Path) -> None:
     store = MemoryStore(ttl=60)
     async with engines(models, store, save_every=4) as (a, b):
@@ -370,3 +389,23 @@ async def test_a_session_in_memory_does_not_wait_for_the_store(models: Path) -> 
             await step(engine, volatile.id, i)
         assert not waiting.done()
         await waiting
+
+
+async def test_a_session_too_large_to_be_written_beside_others_is_refused_by_name(models: Path) -> None:
+    state = 2 * 2 * 20 * 4  # bytes a row: h and c of two layers of 20
+    async with engines(models, MemoryStore(ttl=60), 1, max_record=40 * state) as (engine,):
+        await engine.lifecycle.create("lstm", batch=20, durable=True)
+        await engine.lifecycle.create("lstm", batch=21)
+        with pytest.raises(InvalidRequest, match=r"batch is 21, of 6720 bytes of state.*--max-record"):
+            await engine.lifecycle.create("lstm", batch=21, durable=True)
+
+
+async def test_a_step_whose_reply_is_too_large_for_its_record_leaves_the_session_as_it_was(models: Path) -> None:
+    long = np.random.default_rng(3).standard_normal((200, 1, 10), np.float32)  # its reply takes 16000 bytes
+    async with engines(models, MemoryStore(ttl=60), 1, max_record=8000) as (engine,):
+        session = await engine.lifecycle.create("lstm", durable=True)
+        first = await step(engine, session.id, 0)
+        with pytest.raises(InvalidRequest, match=r"would take 16320 bytes.*send fewer time steps at once"):
+            await engine.steps.step(session.id, {"x": long}, 1)
+        second = await step(engine, session.id, 1)
+        np.testing.assert_array_equal([first, second], await expected(engine, 2))

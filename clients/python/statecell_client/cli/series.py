@@ -1,5 +1,6 @@
 """What a file holds as a model's inputs: .csv, .npy and .npz."""
 
+import io
 from math import prod
 from pathlib import Path
 
@@ -66,18 +67,17 @@ def steps(series: Series) -> list[dict[str, Array]]:
 
 
 def _arrays(path: Path, spec: ModelSpec) -> dict[str, Array]:
+    content = io.BytesIO(path.read_bytes())
     try:
         match path.suffix:
             case ".npz":
-                with np.load(path) as arrays:
+                with np.load(content) as arrays:
                     return {name: arrays[name] for name in arrays.files}
             case ".npy":
                 if len(spec.inputs) > 1:
                     raise ValueError(f"{path} holds one array; model {spec.name!r} takes {_named(spec)}: write a .npz file")
-                return {spec.inputs[0].name: np.load(path)}
-    except (EOFError, OSError, ValueError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
+                return {spec.inputs[0].name: np.load(content)}
+    except Exception as error:  # a damaged file makes NumPy, its parsers of headers and of archives raise whatever they have
         raise ValueError(f"{path} cannot be read: {error}") from error
     raise ValueError(f"{path} ends in {path.suffix!r}, expected .csv, .npy or .npz")
 

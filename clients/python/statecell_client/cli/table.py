@@ -31,7 +31,10 @@ def read(path: Path, width: int, columns: Columns) -> list[Line]:
     A first line without a number in it is the titles. Empty lines are left out.
     """
     with path.open(newline="", encoding="utf-8-sig") as file:
-        lines = [(number, line) for number, line in enumerate(csv.reader(file, delimiter=columns.delimiter), 1) if line]
+        try:
+            lines = [(number, line) for number, line in enumerate(csv.reader(file, delimiter=columns.delimiter), 1) if line]
+        except csv.Error as error:  # such as a quote that is never closed
+            raise ValueError(f"{path} is no table: {error}") from error
     if not lines:
         raise ValueError(f"{path} is empty, expected a line for each time step")
     titles = [] if any(map(is_number, lines[0][1])) else [cell.strip() for cell in lines[0][1]]

@@ -4,18 +4,22 @@ import asyncio
 
 from statecell_server.errors import InvalidRequest
 from statecell_server.protocols.oip.request import SequenceRequest
+from statecell_server.sessions.budget import Budget
 
 REMEMBERED_IDS = 16
 """Request ids of a live sequence that are recognised when they come again."""
+ENTRY_BYTES = 192
+"""What each takes beside its characters."""
 
 
 class Sequence:
     """Takes one request after the other, in the order of their arrival, and knows those that it has taken."""
 
-    __slots__ = ("_applied", "_waiting", "busy", "session_id")
+    __slots__ = ("_applied", "_budget", "_waiting", "busy", "session_id")
 
-    def __init__(self, session_id: str) -> None:
-        """`session_id`: of the session that is behind it, if there is one."""
+    def __init__(self, session_id: str, budget: Budget) -> None:
+        """`session_id`: of the session that is behind it, if there is one. `budget`: of what is remembered."""
+        self._budget = budget
         self.session_id = session_id
         self.busy = False  # a request is not answered
         self._waiting: list[asyncio.Future[None]] = []  # those behind it
@@ -55,6 +59,11 @@ class Sequence:
     def begin(self, session_id: str) -> None:
         """It has a new session, that has taken nothing."""
         self.session_id = session_id
+        self.forget()
+
+    def forget(self) -> None:
+        """The requests that were taken."""
+        self._budget.used -= sum(map(_cost, self._applied))
         self._applied.clear()
 
     def remembers(self, request_id: str) -> bool:
@@ -68,6 +77,15 @@ class Sequence:
 
     def remember(self, request_id: str, index: int, content: int) -> None:
         """The request was the step at `index`."""
+        if request_id not in self._applied:
+            self._budget.used += _cost(request_id)
         self._applied[request_id] = index, content
         if len(self._applied) > REMEMBERED_IDS:
-            del self._applied[next(iter(self._applied))]
+            oldest = next(iter(self._applied))
+            del self._applied[oldest]
+            self._budget.used -= _cost(oldest)
+
+
+def _cost(request_id: str) -> int:
+    """Bytes that it takes to remember it."""
+    return ENTRY_BYTES + len(request_id)

@@ -10,6 +10,10 @@ SLACK = 10_000
 """Lines more than names, after which the file is written anew."""
 
 
+class DamagedLog(ValueError):
+    """The operator's to mend: the file is none of ours, or was written to by somebody else. Move it away to begin without."""
+
+
 class SequenceLog:
     """Clients name sequences themselves, so a name alone does not tell a lost sequence from one that never was; this does.
 
@@ -18,7 +22,10 @@ class SequenceLog:
     """
 
     def __init__(self, path: Path | None, ttl: float) -> None:
-        """`ttl`: seconds for which a sequence is remembered as lost. Without a path nothing is kept. Raises OSError."""
+        """`ttl`: seconds for which a sequence is remembered as lost. Without a path nothing is kept.
+
+        Raises OSError, DamagedLog.
+        """
         self._path = path
         self._ttl = ttl
         self._lost: dict[str, float] = {}
@@ -59,16 +66,26 @@ class SequenceLog:
     def _read(self, path: Path) -> None:
         if not path.exists():
             return
-        *lines, _ = path.read_text().split("\n")  # what is behind the last newline was not written to its end
-        for line in lines:
-            entry = json.loads(line[1:])
-            if line[0] == "!":
-                self._lost[entry[0]] = entry[1]
-            elif line[0] == "+":
-                self._live.add(entry)
-                self._lost.pop(entry, None)
-            else:
-                self._live.discard(entry)
+        if not path.is_file():  # reading a pipe would wait
+            raise DamagedLog("it is not a file")
+        *lines, _ = path.read_bytes().split(b"\n")  # what is behind the last newline was not written to its end
+        for number, line in enumerate(lines, 1):
+            try:
+                self._read_line(line[:1], json.loads(line[1:]))
+            except (ValueError, RecursionError) as error:
+                raise DamagedLog(f"line {number} is {line[:40]!r}") from error
+
+    def _read_line(self, kind: bytes, entry: object) -> None:
+        match kind, entry:
+            case b"!", [str(name), float(when) | int(when)]:
+                self._lost[name] = when
+            case b"+", str(name):
+                self._live.add(name)
+                self._lost.pop(name, None)
+            case b"-", str(name):
+                self._live.discard(name)
+            case _:
+                raise ValueError(f"there is no entry {kind!r} of {type(entry).__name__}")
 
     def _write(self, path: Path) -> None:
         """The file anew, and open to go on."""

@@ -60,12 +60,14 @@ class Sequences:
             for old in [k for k, s in self._sequences.items() if not s.busy and self._known(s.session_id) is None]:
                 self._forget(old)
             self._prune_at = 2 * len(self._sequences) + 1024
-        sequence = self._sequences[key] = Sequence(session_id(key))
+        sequence = self._sequences[key] = Sequence(session_id(key), self._engine.sessions.budget)
         return sequence
 
     def _forget(self, key: Key) -> None:
         """The id is not in use any more."""
-        self._sequences.pop(key, None)
+        sequence = self._sequences.pop(key, None)
+        if sequence is not None:
+            sequence.forget()
         self._log.end(session_id(key))
 
     async def _attached(self, sequence: Sequence, request: SequenceRequest) -> Session | None:
@@ -73,16 +75,22 @@ class Sequences:
         name = session_id(request.key, durable=True)
         session = self._known(name)
         if session is None and (request.durable or not request.start):
-            try:
-                session = await self._engine.lifecycle.attach(name)
-            except SessionNotFound:
-                return None
+            session = await self._stored(name)
         if session is not None:
             sequence.session_id = name
         return session
 
+    async def _stored(self, name: str) -> Session | None:
+        """The durable session as the store has it, if it does."""
+        try:
+            return await self._engine.lifecycle.attach(name, doubt=True)
+        except SessionNotFound:
+            return None
+
     async def _begin(self, sequence: Sequence, request: SequenceRequest, live: Session | None) -> Answer:
         """With as many rows as the inputs have, from the initial state that they bring, if any."""
+        if live is not None and live.durable:  # unless it has ended at another server, and this one has not heard of it
+            live = await self._stored(live.id)
         if live is not None:
             if not request.replace:
                 raise SessionExists(

@@ -17,7 +17,7 @@ from statecell_server.protocols.call import Context, Streams, end, unary
 from statecell_server.protocols.oip.model import write_config, write_metadata, write_statistics
 from statecell_server.protocols.oip.request import Answer
 from statecell_server.protocols.oip.rows import Row, Rows
-from statecell_server.protocols.oip.sequence_log import SequenceLog
+from statecell_server.protocols.oip.sequence_log import DamagedLog, SequenceLog
 from statecell_server.protocols.oip.sequences import Sequences
 from statecell_server.protocols.oip.stream import InferStream
 from statecell_server.protocols.oip.wire import (
@@ -59,6 +59,10 @@ class GRPCInferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
             self._log = SequenceLog(config.sequence_roll, config.session_ttl)
         except OSError as error:
             raise ConfigError(f"--sequence-roll {config.sequence_roll} cannot be written: {error.strerror}") from error
+        except DamagedLog as error:
+            raise ConfigError(
+                f"--sequence-roll {config.sequence_roll} is damaged: {error}; move it away to begin without it"
+            ) from error
         self._sequences = Sequences(engine, self._log)
         self._rows = Rows(engine, self._sequences)
         self.direct = {"ModelInfer": self._infer_row}
@@ -180,8 +184,8 @@ class GRPCInferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
         index = pb.RepositoryIndexResponse()
         for runner in self._engine.models:
             index.models.add(name=runner.name, version=runner.version, state="READY")
-        for name, version, why in () if request.ready else self._engine.models.absent():
-            index.models.add(name=name, version=version, state="UNAVAILABLE", reason=why)
+        for absent in () if request.ready else await self._engine.models.absent():
+            index.models.add(name=absent.name, version=absent.version, state="UNAVAILABLE", reason=absent.reason)
         return index
 
     @unary

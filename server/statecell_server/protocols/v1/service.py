@@ -31,7 +31,8 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
 
     @unary
     async def ListModels(self, _: pb.ListModelsRequest) -> pb.ListModelsResponse:
-        return pb.ListModelsResponse(models=[write_model(runner) for runner in self._engine.models])
+        absent = [pb.UnavailableModel(**missing._asdict()) for missing in await self._engine.models.absent()]
+        return pb.ListModelsResponse(models=[write_model(runner) for runner in self._engine.models], unavailable=absent)
 
     @unary
     async def GetModel(self, request: pb.GetModelRequest) -> pb.GetModelResponse:

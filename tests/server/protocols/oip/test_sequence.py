@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 from statecell_server.protocols.oip.sequence import Sequence
+from statecell_server.sessions.budget import Budget
 
 
 async def request(sequence: Sequence, name: str, taken: list[str]) -> None:
@@ -18,7 +19,7 @@ async def request(sequence: Sequence, name: str, taken: list[str]) -> None:
 
 
 async def test_requests_take_their_turns_in_the_order_of_their_arrival() -> None:
-    sequence, taken = Sequence("s"), list[str]()
+    sequence, taken = Sequence("s", Budget(1 << 20)), list[str]()
     await asyncio.gather(*(request(sequence, name, taken) for name in "abcde"))
     assert taken == list("abcde")
     assert not sequence.busy
@@ -27,7 +28,7 @@ async def test_requests_take_their_turns_in_the_order_of_their_arrival() -> None
 @pytest.mark.parametrize("turns", range(6))
 async def test_a_request_that_is_cancelled_stands_in_nobodys_way(turns: int) -> None:
     """Whether it waits, its turn has just come, or it is there: at any turn of the loop."""
-    sequence, taken = Sequence("s"), list[str]()
+    sequence, taken = Sequence("s", Budget(1 << 20)), list[str]()
     tasks = [asyncio.create_task(request(sequence, name, taken)) for name in "abc"]
     for _ in range(turns):
         await asyncio.sleep(0)
@@ -38,7 +39,7 @@ async def test_a_request_that_is_cancelled_stands_in_nobodys_way(turns: int) -> 
 
 
 async def test_who_comes_while_a_turn_is_passed_on_stands_behind() -> None:
-    sequence, taken = Sequence("s"), list[str]()
+    sequence, taken = Sequence("s", Budget(1 << 20)), list[str]()
     sequence.busy = True
     waiting = asyncio.create_task(request(sequence, "first", taken))
     await asyncio.sleep(0)

@@ -1,0 +1,37 @@
+"""Eager: a module as its author wrote it, out of what torch.compile, torch.jit and the sharing of weights made of it."""
+
+import torch
+from torch import nn
+
+from statecell_export.errors import ModuleRefusedError
+
+
+def check_eager(module: nn.Module) -> None:
+    """Raises ModuleRefusedError where it is, or holds, what has no Python of its own any more."""
+    for path, child in module.named_modules():
+        if isinstance(child, torch.jit.ScriptModule):
+            what = f"submodule {path!r}" if path else "the module"
+            raise ModuleRefusedError(
+                f"{what} is TorchScript ({child.original_name}), whose code cannot be read again; export the module that was "
+                "scripted or traced, with its weights: module.load_state_dict(scripted.state_dict())"
+            )
+
+
+def uncompile(module: nn.Module) -> nn.Module:
+    """`module`, changed to be without torch.compile, inside too."""
+    module = module._modules.get("_orig_mod") or module
+    module._compiled_call_impl = None
+    for name, child in list(module.named_children()):
+        module._modules[name] = uncompile(child)
+    return module
+
+
+def untie(module: nn.Module) -> None:
+    """Gives each place of a shared weight its own copy: in eval mode they compute the same, and a trace knows no sharing."""
+    seen: set[int] = set()
+    for child in module.modules():
+        for name, parameter in list(child._parameters.items()):
+            if parameter is not None and id(parameter) in seen:
+                setattr(child, name, nn.Parameter(parameter.detach().clone(), requires_grad=parameter.requires_grad))
+            elif parameter is not None:
+                seen.add(id(parameter))
