@@ -23,9 +23,11 @@ TRAILERS_SIZE = 8000
 
 _UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 _FORBIDDEN = {"connection", "proxy-connection", "keep-alive", "transfer-encoding", "upgrade"}
-_NAME = re.compile(r"[\x00-\x20A-Z:\x7f-\xff]")
-_VALUE = re.compile(r"[\x00\r\n]")
 _PSEUDO = {":method", ":scheme", ":path", ":authority"}
+_NAME = re.compile(r"[!-9;-@\[-~]+")
+"""A field's name (RFC 9113, section 8.2.1): what can be printed in ASCII, but no capital and no colon."""
+_ENDS_A_LINE = re.compile(r"[\0\r\n]")
+"""What no value has: whoever speaks HTTP/1.1 behind us would take what follows for a field of its own."""
 _PLAIN = " !\"#$&'()*+,/:;<=>?@[\\]^`{|}"
 """What grpc-message has unchanged, beside letters and digits; all but % of what can be printed in ASCII."""
 
@@ -100,10 +102,11 @@ class HeaderReader:
 
 def _check(name: str, value: str) -> None:
     """RFC 9113, section 8.2.1. Raises StreamBroken."""
-    if not name.removeprefix(":") or _NAME.search(name.removeprefix(":")) is not None:
+    if _NAME.fullmatch(name.removeprefix(":")) is None:
         raise StreamBroken(Code.PROTOCOL_ERROR, f"header {name[:64]!r} is no name of HTTP/2")
-    if _VALUE.search(value) is not None or value != value.strip(" \t"):
-        raise StreamBroken(Code.PROTOCOL_ERROR, f"the value of header {name[:64]!r} has what HTTP does not allow")
+    if _ENDS_A_LINE.search(value) is not None or value != value.strip(" \t"):
+        what = "NUL, CR or LF in its value, or a space around it"
+        raise StreamBroken(Code.PROTOCOL_ERROR, f"header {name[:64]!r} has {what}, which no header may")
 
 
 def _request(headers: Iterable[tuple[str, str]]) -> Request:

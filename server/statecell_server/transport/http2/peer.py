@@ -72,14 +72,15 @@ class Peer:
     def _ping(self, stream: int, flags: int, payload: bytes) -> None:
         self._check_whole(stream, "PING")
         self._check_size("PING", payload, 8)
+        self.trifle("pings")
         if not flags & frames.ACK:
-            self.trifle("pings")
             self._out.put(frames.frame(frames.PING, frames.ACK, 0, payload))
 
     def _settings(self, stream: int, flags: int, payload: bytes) -> None:
         self._check_whole(stream, "SETTINGS")
         if flags & frames.ACK:
             self._check_size("an acknowledgement of SETTINGS", payload, 0)
+            self.trifle("acknowledgements of SETTINGS")
             return
         self.trifle("settings")
         window = self.call_window

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hyperframe.frame import (
     ContinuationFrame,
+    Frame,
     HeadersFrame,
     PingFrame,
     PriorityFrame,
@@ -203,3 +204,9 @@ def test_a_client_that_asks_and_never_reads_costs_a_bounded_amount_of_memory(
         assert resident(victim) - before < 400 << 20
     caller.index(session)
     caller.channel.close()
+
+
+@pytest.mark.parametrize("flood", [PingFrame(0, opaque_data=b"unasked.", flags=["ACK"]), SettingsFrame(0, flags=["ACK"])])
+def test_acknowledgements_that_nobody_asked_for_are_counted(raw: Raw, flood: Frame) -> None:
+    raw.send(flood.serialize() * MANY)
+    assert raw.ending() == CALM
