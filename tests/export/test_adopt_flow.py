@@ -87,7 +87,9 @@ def test_random_recurrent_graphs_step_as_the_original_runs_whole_or_are_not_stre
     try:
         report = adopt(path, name="graph", out=tmp_path / "models")
     except GraphRefusedError as error:
-        assert "--" in str(error) or "export" in str(error), error  # says what to do
+        refused = str(error)
+        if "--" not in refused and "export" not in refused:  # it says what to do
+            raise
         return
     if not report.spec.streamable:
         assert report.spec.reason

@@ -25,20 +25,24 @@ class Turns:
 
     def __init__(self) -> None:
         self._waiting: deque[Reader] = deque()
+        self._scheduled = False
 
     def wait(self, reader: Reader) -> None:
         """It is read on in the next turn, or in one after that."""
-        if not self._waiting:
-            asyncio.get_running_loop().call_soon(self._read_on)
         self._waiting.append(reader)
+        self._schedule()
+
+    def _schedule(self) -> None:
+        if self._waiting and not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._read_on)
 
     def _read_on(self) -> None:
         """Those who waited, one after the other, as far as the turn goes."""
+        self._scheduled = False
         end = time.perf_counter() + ALL
-        waiting, self._waiting = self._waiting, deque()
-        while waiting and time.perf_counter() < end:
-            waiting.popleft().read_on()
-        waiting += self._waiting
-        self._waiting = waiting
-        if waiting:
-            asyncio.get_running_loop().call_soon(self._read_on)
+        for _ in range(len(self._waiting)):  # whoever has still more comes behind the others, in a later turn
+            self._waiting.popleft().read_on()
+            if time.perf_counter() > end:
+                break
+        self._schedule()
