@@ -1,6 +1,7 @@
 """Adopted files whose structure is in their data flow alone, and random recurrent graphs."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,17 +15,23 @@ HIDDEN, WIDTH = 5, 3
 ROOMS = {"LSTM": 4, "GRU": 3, "RNN": 1}
 
 
-def weights(kind, width, mark, generator):
+def weights(kind: str, width: int, mark: str, generator: np.random.Generator) -> list[onnx.TensorProto]:
     gates = ROOMS[kind]
     shapes = {"w": (1, gates * HIDDEN, width), "r": (1, gates * HIDDEN, HIDDEN), "b": (1, 2 * gates * HIDDEN)}
     return [numpy_helper.from_array(generator.normal(size=s).astype(np.float32) / 2, n + mark) for n, s in shapes.items()]
 
 
-def value(name, *dims):
+def value(name: str, *dims: int | str) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, TensorProto.FLOAT, dims)
 
 
-def saved(path, nodes, inputs, outputs, constants):
+def saved(
+    path: Path,
+    nodes: list[onnx.NodeProto],
+    inputs: list[onnx.ValueInfoProto],
+    outputs: list[onnx.ValueInfoProto],
+    constants: list[onnx.TensorProto],
+) -> Path:
     one = numpy_helper.from_array(np.array([1], np.int64), "one")
     graph = helper.make_graph(nodes, "graph", inputs, outputs, [*constants, one])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
@@ -63,7 +70,7 @@ def random_graph(path: Path, seed: int) -> Path:
         if kind == "LSTM" and generator.random() < 0.5:
             constants.append(numpy_helper.from_array(generator.normal(size=(1, 3 * HIDDEN)).astype(np.float32), f"peep{layer}"))
             tail = [f"peep{layer}"]
-        more = {"linear_before_reset": 1} if kind == "GRU" else {}
+        more: dict[str, Any] = {"linear_before_reset": 1} if kind == "GRU" else {}
         feeds = [before, f"w{layer}", f"r{layer}", f"b{layer}", "", *given, *tail]
         nodes.append(helper.make_node(kind, feeds, [f"y{layer}", *last], name=f"node{layer}", hidden_size=HIDDEN, **more))
         nodes.append(helper.make_node("Squeeze", [f"y{layer}", "one"], [f"z{layer}"]))
@@ -76,13 +83,13 @@ def random_graph(path: Path, seed: int) -> Path:
     return saved(path, nodes, inputs, declared, constants)
 
 
-def run(path, feed):
+def run(path: Path, feed: dict[str, Any]) -> dict[str, Any]:
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     return dict(zip([o.name for o in session.get_outputs()], session.run(None, feed), strict=True))
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_random_recurrent_graphs_step_as_the_original_runs_whole_or_are_not_streamable(tmp_path, seed):
+def test_random_recurrent_graphs_step_as_the_original_runs_whole_or_are_not_streamable(tmp_path: Path, seed: int) -> None:
     path = random_graph(tmp_path / "graph.onnx", seed)
     try:
         report = adopt(path, name="graph", out=tmp_path / "models")
@@ -107,7 +114,7 @@ def test_random_recurrent_graphs_step_as_the_original_runs_whole_or_are_not_stre
     np.testing.assert_allclose(np.concatenate(steps), whole, atol=1e-5)
 
 
-def test_crossed_output_names_do_not_cross_the_states(tmp_path):
+def test_crossed_output_names_do_not_cross_the_states(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     node = helper.make_node("LSTM", ["x", "w", "r", "b", "", "a", "z"], ["y", "z_next", "a_next"], hidden_size=HIDDEN)
     states = [value("a", 1, "batch", HIDDEN), value("z", 1, "batch", HIDDEN)]
@@ -122,7 +129,7 @@ def test_crossed_output_names_do_not_cross_the_states(tmp_path):
     assert followed_pairs(onnx.load(path)) == {"a": "z_next", "z": "a_next"}
 
 
-def test_two_outputs_that_hold_one_state_are_refused_with_the_line_that_decides(tmp_path):
+def test_two_outputs_that_hold_one_state_are_refused_with_the_line_that_decides(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     nodes = [
         helper.make_node("GRU", ["x", "w", "r", "b", "", "before"], ["y", "last"], hidden_size=HIDDEN),
@@ -135,7 +142,7 @@ def test_two_outputs_that_hold_one_state_are_refused_with_the_line_that_decides(
         adopt(path, name="two", out=tmp_path / "models")
 
 
-def test_rows_that_are_compared_with_their_batch_are_refused(tmp_path):
+def test_rows_that_are_compared_with_their_batch_are_refused(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     nodes = [
         helper.make_node("ReduceMean", ["x"], ["mean"], axes=[1], keepdims=1),
