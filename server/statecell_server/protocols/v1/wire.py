@@ -1,9 +1,11 @@
 """Between the engine's objects and statecell.v1 messages."""
 
+import functools
 from collections.abc import Iterable
 from typing import Any
 
 from google.protobuf import json_format, timestamp_pb2
+from statecell.spec import ModelSpec
 from statecell.tensor import Array, TensorError, pack, unpack
 from statecell.v1 import inference_pb2 as pb
 from statecell.v1 import model_pb2, tensor_pb2
@@ -34,11 +36,17 @@ def write_tensors(arrays: Iterable[tuple[str, Array]], into: Any) -> None:
         pack(name, array, into.add())
 
 
+@functools.lru_cache(256)
+def _spec(spec: ModelSpec) -> model_pb2.ModelSpec:
+    """Made once: it takes milliseconds, and anybody may ask for all models as often as they like."""
+    return json_format.ParseDict(spec.to_dict(), model_pb2.ModelSpec())
+
+
 def write_model(runner: Runner) -> model_pb2.Model:
     return model_pb2.Model(
         name=runner.name,
         version=runner.version,
-        spec=json_format.ParseDict(runner.spec.to_dict(), model_pb2.ModelSpec()),
+        spec=_spec(runner.spec),
         digest=runner.runtime.digest,
         runtime=runner.runtime.name,
         device=runner.runtime.device,
