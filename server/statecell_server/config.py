@@ -78,7 +78,10 @@ class Config:
 
     def __post_init__(self) -> None:
         if not self.models.is_dir():
-            raise ConfigError(f"--models {self.models} is not a folder; make one with: statecell-export examples --out models")
+            raise ConfigError(
+                f"--models {self.models} is not a folder; make one with: statecell-export examples --out models "
+                "(in a container, mount yours there: -v $PWD/models:/models:ro)"
+            )
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"--port is {self.port}, expected 0 (a free one) to 65535")
         for option, (least, most) in LIMITS.items():

@@ -19,6 +19,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz")
     parser.add_argument("target", choices=sorted(TARGETS))
     parser.add_argument("--seconds", type=int, default=60)
+    parser.add_argument("--seed", type=int, default=0, help="of the changes that are tried; 0: another each time")
     parser.add_argument("--corpus", type=Path, help="where new inputs go; the kept ones are read only")
     parser.add_argument("--found", type=Path, default=HERE / "found", help="where an input that breaks the target goes")
     given = parser.parse_args()
@@ -27,6 +28,7 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
     flags = [
         f"-max_total_time={given.seconds}",
+        f"-seed={given.seed}",
         "-timeout=10",  # seconds for one input
         "-rss_limit_mb=2048",
         "-max_len=16384",

@@ -11,6 +11,8 @@ from statecell_server.transport.http2.call import Method
 from statecell_server.transport.http2.connection import Connection
 from statecell_server.transport.http2.frames import PREFACE, ConnectionBroken, StreamBroken
 from statecell_server.transport.http2.headers import HeaderReader
+from statecell_server.transport.http2.turns import Turns
+from statecell_server.transport.limits import Limits
 
 MOST_SENT = 1 << 20
 """Bytes that a few KiB from a client may be answered with."""
@@ -85,7 +87,8 @@ class _Fuzzed:
 
     async def _run(self, data: bytes) -> None:
         connections: set[Connection] = set()
-        connection, nobody = Connection(self.handlers, 1 << 16, connections, BusyPoll()), Nobody()
+        limits = Limits(message=1 << 16)
+        connection, nobody = Connection(self.handlers, limits, connections, BusyPoll(), Turns()), Nobody()
         connection.connection_made(nobody)
         # The first byte says how the rest is cut into what arrives together.
         piece = data[0] + 1 if data else 1

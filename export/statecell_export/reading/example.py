@@ -146,7 +146,9 @@ def _bind(
     try:
         bound = forward.bind(*args, **kwargs)
     except TypeError as error:
-        raise ExampleError(f"the example does not fit {type(module).__name__}.forward{forward}: {error}") from None
+        missing = re.search(r"missing a required argument: '(\w+)'", str(error))
+        hint = f'; add its line, as in "{missing[1]}:float32[batch,20]" with its own sizes' if missing else ""
+        raise ExampleError(f"the example does not fit {type(module).__name__}.forward{forward}: {error}{hint}") from None
     renamed = {"input": "x", "hx": "h_0"} if is_bare(module) else {}
     names = _names(bound, renamed)
     flat, structure = pytree.tree_flatten((bound.args, bound.kwargs))

@@ -8,7 +8,7 @@ import torch
 from statecell.spec import BATCH, SEQ_LEN, ModelSpec, Shape, SpecError, StateSpec, TensorSpec
 from torch import Tensor, nn
 
-from statecell_export.errors import ModuleRefusedError
+from statecell_export.errors import ExampleError, ModuleRefusedError
 from statecell_export.reading.axes import SIZES, NoSymbolError, symbolic
 from statecell_export.reading.example import Arguments, Leaf
 from statecell_export.reading.lift import COMPUTED, GIVEN, LIFTED, OWN, Chain, Plan, next_name, paths, state_names
@@ -98,6 +98,11 @@ def probe(module: nn.Module, arguments: Arguments, name: str, said: Sequence[str
 def _same_again(module: nn.Module, arguments: Arguments, first: Observation) -> None:
     again = observe(module, arguments, {leaf.name: leaf.value for leaf in arguments.leaves})
     for before, after in zip(first.results, again.results, strict=True):
+        if _is_tensor(before) and not torch.isfinite(before).all():
+            raise ExampleError(
+                f"{type(module).__name__}.forward gives numbers that are not finite on the example, by which nothing can be "
+                'proven; say what its values are like, as in "x:float32[seq_len,batch,10]0..1"'
+            )
         if _is_tensor(before) and not torch.equal(before, after):
             raise ModuleRefusedError(
                 f"{type(module).__name__}.forward gives another result when called again with the same input: it draws random "

@@ -3,6 +3,7 @@
 import io
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from statecell.spec import BATCH, SEQ_LEN, ModelSpec, TensorSpec
@@ -66,17 +67,24 @@ def steps(series: Series) -> list[dict[str, Array]]:
     return [{name: array[t] for name, array in series.items()} for t in range(length)]
 
 
+def _array(found: Any, name: str) -> Array:
+    """NumPy goes by the content, not by the name: what is called .npy may be an archive, and hold files of any kind."""
+    if not isinstance(found, np.ndarray):
+        raise ValueError(f"{name} is no array")
+    return found
+
+
 def _arrays(path: Path, spec: ModelSpec) -> dict[str, Array]:
     content = io.BytesIO(path.read_bytes())
     try:
         match path.suffix:
             case ".npz":
                 with np.load(content) as arrays:
-                    return {name: arrays[name] for name in arrays.files}
+                    return {name: _array(arrays[name], name) for name in arrays.files}
             case ".npy":
                 if len(spec.inputs) > 1:
                     raise ValueError(f"{path} holds one array; model {spec.name!r} takes {_named(spec)}: write a .npz file")
-                return {spec.inputs[0].name: np.load(content)}
+                return {spec.inputs[0].name: _array(np.load(content), "it")}
     except Exception as error:  # a damaged file makes NumPy, its parsers of headers and of archives raise whatever they have
         raise ValueError(f"{path} cannot be read: {error}") from error
     raise ValueError(f"{path} ends in {path.suffix!r}, expected .csv, .npy or .npz")
