@@ -69,7 +69,6 @@ class _Fuzzed:
     """One event loop for all connections; what goes wrong on it is kept."""
 
     def __init__(self) -> None:
-        logging.getLogger("statecell_server").setLevel(logging.CRITICAL)
         self.loop = asyncio.new_event_loop()
         self.errors: list[BaseException] = []
         self.loop.set_exception_handler(
@@ -81,7 +80,13 @@ class _Fuzzed:
         }
 
     def run(self, data: bytes) -> None:
-        self.loop.run_until_complete(self._run(data))
+        log = logging.getLogger("statecell_server")
+        before = log.level
+        log.setLevel(logging.CRITICAL)
+        try:
+            self.loop.run_until_complete(self._run(data))
+        finally:
+            log.setLevel(before)
         if self.errors:
             raise self.errors.pop()
 

@@ -75,19 +75,18 @@ def _array(found: Any, name: str) -> Array:
 
 
 def _arrays(path: Path, spec: ModelSpec) -> dict[str, Array]:
+    if path.suffix not in (".npz", ".npy"):
+        raise ValueError(f"{path} ends in {path.suffix!r}, expected .csv, .npy or .npz")
     content = io.BytesIO(path.read_bytes())
     try:
-        match path.suffix:
-            case ".npz":
-                with np.load(content) as arrays:
-                    return {name: _array(arrays[name], name) for name in arrays.files}
-            case ".npy":
-                if len(spec.inputs) > 1:
-                    raise ValueError(f"{path} holds one array; model {spec.name!r} takes {_named(spec)}: write a .npz file")
-                return {spec.inputs[0].name: _array(np.load(content), "it")}
+        if path.suffix == ".npz":
+            with np.load(content) as arrays:
+                return {name: _array(arrays[name], name) for name in arrays.files}
+        if len(spec.inputs) > 1:
+            raise ValueError(f"{path} holds one array; model {spec.name!r} takes {_named(spec)}: write a .npz file")
+        return {spec.inputs[0].name: _array(np.load(content), "it")}
     except Exception as error:  # a damaged file makes NumPy, its parsers of headers and of archives raise whatever they have
         raise ValueError(f"{path} cannot be read: {error}") from error
-    raise ValueError(f"{path} ends in {path.suffix!r}, expected .csv, .npy or .npz")
 
 
 def _split(path: Path, spec: ModelSpec, columns: Columns) -> Series:
