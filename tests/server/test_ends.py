@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +141,7 @@ def closed_pipe() -> Iterator[int]:
 
 def test_a_server_whose_output_nobody_reads_serves_and_ends_well(lstm_only: Path, closed_pipe: int) -> None:
     command = [*COMMAND, "--models", str(lstm_only)]
-    with subprocess.Popen(command, stdout=closed_pipe, stderr=subprocess.PIPE, text=True) as process:
+    with killed(subprocess.Popen(command, stdout=closed_pipe, stderr=subprocess.PIPE, text=True)) as process:
         assert process.stderr is not None
         said = []
         for line in process.stderr:
@@ -156,20 +157,35 @@ def test_a_server_whose_output_nobody_reads_serves_and_ends_well(lstm_only: Path
 def test_a_server_without_outputs_keeps_its_sockets_apart_from_them(lstm_only: Path, tmp_path: Path, closed: str) -> None:
     # `exec`: the process is the server itself, and its descriptors are to be seen.
     command = ["sh", "-c", f'exec "$@" {closed}', "sh", *COMMAND, "--models", str(lstm_only), "--drain-seconds", "1"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    with killed(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)) as process:
         listening = Path(f"/proc/{process.pid}/net/tcp")
         sockets: set[str] = set()
         while not sockets & listeners(listening):
             assert process.poll() is None
-            sockets = {os.readlink(entry) for entry in descriptors(process.pid).values()}
-        standard = [os.readlink(descriptors(process.pid)[str(number)]) for number in (0, 1, 2)]
+            sockets = set(descriptors(process.pid).values())
+        standard = [descriptors(process.pid)[number] for number in ("0", "1", "2")]
         assert not any(target.startswith("socket:") for target in standard)
         process.terminate()
         assert process.wait(LIMIT) == 0
 
 
-def descriptors(pid: int) -> dict[str, Path]:
-    return {entry.name: entry for entry in Path(f"/proc/{pid}/fd").iterdir() if entry.is_symlink()}
+@contextmanager
+def killed(process: "subprocess.Popen[Any]") -> Iterator["subprocess.Popen[Any]"]:
+    """Whatever the test finds, nobody waits for it afterwards."""
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def descriptors(pid: int) -> dict[str, str]:
+    """What each is, by its number; some come and go meanwhile."""
+    found = {}
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            found[entry.name] = os.readlink(entry)
+    return found
 
 
 def listeners(table: Path) -> set[str]:
