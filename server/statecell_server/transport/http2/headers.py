@@ -80,16 +80,20 @@ class HeaderReader:
             self._known[block] = request
         return request
 
-    def skip(self, block: bytes) -> None:
-        """A client's trailers: nobody asks for them, but the table must know them, and rules hold for them too.
+    def skip(self, block: bytes) -> StreamBroken | None:
+        """A client's trailers: nobody asks for them, but the table must know them. The rule that they break, if they do.
 
-        Raises ConnectionBroken, StreamBroken.
+        Raises ConnectionBroken.
         """
         self._known.clear()
         for name, value in self._decoded(block):
-            _check(name.decode("latin-1"), value.decode("latin-1"))
             if name.startswith(b":"):
-                raise StreamBroken(Code.PROTOCOL_ERROR, f"trailer {name!r} belongs in front of a call")
+                return StreamBroken(Code.PROTOCOL_ERROR, f"trailer {name!r} belongs in front of a call")
+            try:
+                _check(name.decode("latin-1"), value.decode("latin-1"))
+            except StreamBroken as error:
+                return error
+        return None
 
     def _decoded(self, block: bytes) -> list[tuple[bytes, bytes]]:
         try:

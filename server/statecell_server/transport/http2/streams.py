@@ -92,9 +92,11 @@ class Streams:
         ended = bool(flags & frames.END_STREAM)
         call = self.calls.get(stream)
         if call is not None or stream in self._left:
-            self._headers.skip(block)  # raises StreamBroken where they break a rule
+            broken = self._headers.skip(block)
             if call is None or call.half_closed:
                 self._after_all(stream, flags, "HEADERS")
+            elif broken is not None:
+                raise broken
             elif ended and call.length:
                 raise StreamBroken(Code.PROTOCOL_ERROR, "fewer bytes than content-length says")
             elif ended:

@@ -195,7 +195,7 @@ def test_a_connection_that_is_over_is_told_nothing_more(front: Front, raw: Raw) 
     ("frame", "code"),
     [
         (head((256 << 10) + 1, 0, 0, 1), 0x6),  # DATA that is too large
-        (head(16_385, 1, 4, 1), 0x6),  # any other frame that is
+        (head((256 << 10) + 1, 1, 4, 1), 0x6),  # HEADERS that are
         (head(0, 0, 0, 0), 0x1),  # DATA on the connection
         (head(0, 0, 0, 5), 0x1),  # DATA on a stream that was never opened
         (head(0, 1, 4, 0), 0x1),  # HEADERS on the connection
