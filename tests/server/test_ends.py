@@ -102,15 +102,6 @@ def test_a_damaged_sequence_log_is_named(models: Path, tmp_path: Path, content: 
     assert len(process.stderr.splitlines()) == 1
 
 
-@pytest.fixture
-def lstm_only(models: Path, tmp_path: Path) -> Path:
-    """Starts faster."""
-    folder = tmp_path / "one"
-    folder.mkdir()
-    (folder / "lstm").symlink_to(models / "lstm")
-    return folder
-
-
 def test_every_address_of_the_machine_is_warned_of_in_one_line(serve: Serve, lstm_only: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
     with log.open("w") as file, serve("--host", "0.0.0.0", "--log-level", "WARNING", models=lstm_only, stderr=file) as server:

@@ -41,7 +41,7 @@ def _tried(module: nn.Module, arguments: Arguments, leaf: Leaf) -> tuple[float, 
     def takes(value: Tensor) -> bool:
         args, kwargs = copy.deepcopy(arguments.filled(tensors | {leaf.name: value.to(leaf.value.dtype)}))
         try:
-            copy.deepcopy(module)(*args, **kwargs)
+            copy.deepcopy(module, {id(weight): weight for weight in module.parameters()})(*args, **kwargs)
         except Exception:  # of whatever kind: that is what is asked
             return False
         return True

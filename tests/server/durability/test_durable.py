@@ -29,17 +29,9 @@ X = np.random.default_rng(0).standard_normal((16, 1, 1, 10), np.float32)
 """[steps, 1, 1, input_size]"""
 
 
-@pytest.fixture(scope="module")
-def models(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One model only: engines start fast."""
-    alone = tmp_path_factory.mktemp("alone")
-    (alone / "lstm").symlink_to(models / "lstm")
-    return alone
-
-
 @asynccontextmanager
-async def engines(models: Path, store: StateStore | None, count: int = 2, **options: object) -> AsyncIterator[list[Engine]]:
-    made = [Engine(Config(models=models, **options), store) for _ in range(count)]  # type: ignore[arg-type]
+async def engines(lstm_only: Path, store: StateStore | None, count: int = 2, **options: object) -> AsyncIterator[list[Engine]]:
+    made = [Engine(Config(models=lstm_only, **options), store) for _ in range(count)]  # type: ignore[arg-type]
     for engine in made:
         await engine.start()
     yield made
@@ -48,10 +40,10 @@ async def engines(models: Path, store: StateStore | None, count: int = 2, **opti
 
 
 @pytest.fixture
-async def pair(models: Path) -> AsyncIterator[tuple[Engine, Engine, MemoryStore]]:
+async def pair(lstm_only: Path) -> AsyncIterator[tuple[Engine, Engine, MemoryStore]]:
     """Two engines and their store."""
     store = MemoryStore(ttl=60)
-    async with engines(models, store) as (a, b):
+    async with engines(lstm_only, store) as (a, b):
         yield a, b, store
 
 
@@ -197,14 +189,14 @@ async def test_a_damaged_record_is_refused(pair: Pair) -> None:
         await step(b, session.id, 0)
 
 
-async def test_a_server_without_a_store_refuses_durable_sessions(models: Path) -> None:
-    async with engines(models, None, 1) as (engine,):
+async def test_a_server_without_a_store_refuses_durable_sessions(lstm_only: Path) -> None:
+    async with engines(lstm_only, None, 1) as (engine,):
         with pytest.raises(InvalidRequest, match="--store"):
             await engine.lifecycle.create("lstm", durable=True)
 
 
-async def test_sessions_expire_in_the_store_too(models: Path) -> None:
-    async with engines(models, MemoryStore(ttl=0.2)) as (a, b):
+async def test_sessions_expire_in_the_store_too(lstm_only: Path) -> None:
+    async with engines(lstm_only, MemoryStore(ttl=0.2)) as (a, b):
         session = await a.lifecycle.create("lstm", durable=True)
         await step(a, session.id, 0)
         await asyncio.sleep(0.3)
@@ -214,8 +206,8 @@ async def test_sessions_expire_in_the_store_too(models: Path) -> None:
             await step(a, session.id, 1)
 
 
-async def test_a_full_server_lets_go_of_idle_durable_sessions_and_loads_them_again(models: Path) -> None:
-    async with engines(models, MemoryStore(ttl=60), 1, state_memory=4 * 320, spill_memory=0) as (engine,):  # room for four
+async def test_a_full_server_lets_go_of_idle_durable_sessions_and_loads_them_again(lstm_only: Path) -> None:
+    async with engines(lstm_only, MemoryStore(ttl=60), 1, state_memory=4 * 320, spill_memory=0) as (engine,):  # room for four
         sessions = [await engine.lifecycle.create("lstm", durable=True) for _ in range(9)]
         assert len(engine.sessions) == 4
         want = await expected(engine, 2)
@@ -235,10 +227,10 @@ async def test_a_draining_server_sends_durable_sessions_to_another(pair: Pair) -
     await step(b, session.id, 0)
 
 
-async def test_a_drain_saves_what_a_batch_on_its_way_to_the_store_moves_on(models: Path) -> None:
+async def test_a_drain_saves_what_a_batch_on_its_way_to_the_store_moves_on(lstm_only: Path) -> None:
     """One of its two sessions is due to be written, the other is not, and both move on when the store has answered."""
     store = LateStore()
-    async with engines(models, store, save_every=2) as (a, b):
+    async with engines(lstm_only, store, save_every=2) as (a, b):
         due, other = [await a.lifecycle.create("lstm", durable=True) for _ in range(2)]
         want = await expected(b, 3)
         await step(a, due.id, 0)
@@ -253,9 +245,9 @@ async def test_a_drain_saves_what_a_batch_on_its_way_to_the_store_moves_on(model
         np.testing.assert_array_equal([await step(b, due.id, 2), await step(b, other.id, 1)], [want[2], want[1]])
 
 
-async def test_every_so_many_steps_only_some_are_written_and_the_rest_when_idle(models: Path) -> None:
+async def test_every_so_many_steps_only_some_are_written_and_the_rest_when_idle(lstm_only: Path) -> None:
     store = MemoryStore(ttl=60)
-    async with engines(models, store, save_every=4) as (a, b):
+    async with engines(lstm_only, store, save_every=4) as (a, b):
         session = await a.lifecycle.create("lstm", durable=True)
 
         async def stored() -> int:
@@ -318,9 +310,9 @@ async def test_the_circuit_opens_after_failures_and_a_ping_closes_it() -> None:
     assert changes == [True, False]
 
 
-async def test_a_step_whose_write_fails_leaves_the_state_as_it_was(models: Path) -> None:
+async def test_a_step_whose_write_fails_leaves_the_state_as_it_was(lstm_only: Path) -> None:
     store = BrokenStore()
-    async with engines(models, store, 1) as (engine,):
+    async with engines(lstm_only, store, 1) as (engine,):
         want = await expected(engine, 3)
         session = await engine.lifecycle.create("lstm", durable=True)
         await step(engine, session.id, 0)
@@ -354,9 +346,9 @@ class LateStore(MemoryStore):
         await asyncio.sleep(self.seconds.pop(0) if self.seconds else 0)
 
 
-async def test_steps_that_are_sent_ahead_to_a_server_that_has_to_load_keep_their_order(models: Path) -> None:
+async def test_steps_that_are_sent_ahead_to_a_server_that_has_to_load_keep_their_order(lstm_only: Path) -> None:
     store = LateStore()
-    async with engines(models, store) as (a, b):
+    async with engines(lstm_only, store) as (a, b):
         session = await a.lifecycle.create("lstm", durable=True)
         first = await step(a, session.id, 0)
         store.seconds = [0.1, 0.05, 0.02]
@@ -364,10 +356,10 @@ async def test_steps_that_are_sent_ahead_to_a_server_that_has_to_load_keep_their
         np.testing.assert_array_equal([first, *rest], await expected(a, 12))
 
 
-async def test_a_step_that_is_cancelled_while_it_is_written_has_happened(models: Path) -> None:
+async def test_a_step_that_is_cancelled_while_it_is_written_has_happened(lstm_only: Path) -> None:
     """The store has it; only its caller has gone. Repeated, it gives its reply."""
     store = LateStore()
-    async with engines(models, store, 1) as (engine,):
+    async with engines(lstm_only, store, 1) as (engine,):
         session = await engine.lifecycle.create("lstm", durable=True)
         store.writing.clear()
         store.seconds = [0.1]
@@ -379,9 +371,9 @@ async def test_a_step_that_is_cancelled_while_it_is_written_has_happened(models:
         np.testing.assert_array_equal([await step(engine, session.id, i) for i in (0, 1)], await expected(engine, 2))
 
 
-async def test_a_session_in_memory_does_not_wait_for_the_store(models: Path) -> None:
+async def test_a_session_in_memory_does_not_wait_for_the_store(lstm_only: Path) -> None:
     store = LateStore()
-    async with engines(models, store, 1) as (engine,):
+    async with engines(lstm_only, store, 1) as (engine,):
         durable, volatile = await engine.lifecycle.create("lstm", durable=True), await engine.lifecycle.create("lstm")
         store.seconds = [0.5]
         waiting = asyncio.create_task(step(engine, durable.id, 0))
@@ -391,18 +383,18 @@ async def test_a_session_in_memory_does_not_wait_for_the_store(models: Path) -> 
         await waiting
 
 
-async def test_a_session_too_large_to_be_written_beside_others_is_refused_by_name(models: Path) -> None:
+async def test_a_session_too_large_to_be_written_beside_others_is_refused_by_name(lstm_only: Path) -> None:
     state = 2 * 2 * 20 * 4  # bytes a row: h and c of two layers of 20
-    async with engines(models, MemoryStore(ttl=60), 1, max_record=40 * state) as (engine,):
+    async with engines(lstm_only, MemoryStore(ttl=60), 1, max_record=40 * state) as (engine,):
         await engine.lifecycle.create("lstm", batch=20, durable=True)
         await engine.lifecycle.create("lstm", batch=21)
         with pytest.raises(InvalidRequest, match=r"batch is 21, of 6720 bytes of state.*--max-record"):
             await engine.lifecycle.create("lstm", batch=21, durable=True)
 
 
-async def test_a_step_whose_reply_is_too_large_for_its_record_leaves_the_session_as_it_was(models: Path) -> None:
+async def test_a_step_whose_reply_is_too_large_for_its_record_leaves_the_session_as_it_was(lstm_only: Path) -> None:
     long = np.random.default_rng(3).standard_normal((200, 1, 10), np.float32)  # its reply takes 16000 bytes
-    async with engines(models, MemoryStore(ttl=60), 1, max_record=8000) as (engine,):
+    async with engines(lstm_only, MemoryStore(ttl=60), 1, max_record=8000) as (engine,):
         session = await engine.lifecycle.create("lstm", durable=True)
         first = await step(engine, session.id, 0)
         with pytest.raises(InvalidRequest, match=r"would take 16320 bytes.*send fewer time steps at once"):

@@ -63,23 +63,15 @@ class FailingStore(MemoryStore):
 
 
 @asynccontextmanager
-async def pair(models: Path, **options: object) -> AsyncIterator[tuple[Engine, Engine, FailingStore]]:
+async def pair(lstm_only: Path, **options: object) -> AsyncIterator[tuple[Engine, Engine, FailingStore]]:
     """Two engines and their store, as the server puts them together."""
     inner = FailingStore()
-    made = [Engine(Config(models=models, **options), CircuitBreaker(inner)) for _ in range(2)]  # type: ignore[arg-type]
+    made = [Engine(Config(models=lstm_only, **options), CircuitBreaker(inner)) for _ in range(2)]  # type: ignore[arg-type]
     for engine in made:
         await engine.start()
     yield made[0], made[1], inner
     for engine in made:
         await engine.stop()
-
-
-@pytest.fixture(scope="module")
-def models(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One model only: engines start fast."""
-    alone = tmp_path_factory.mktemp("alone")
-    (alone / "lstm").symlink_to(models / "lstm")
-    return alone
 
 
 async def step(engine: Engine, session_id: str, index: int) -> np.ndarray:
@@ -105,9 +97,9 @@ CALLS: dict[str, tuple[str, Call]] = {
 
 
 @pytest.mark.parametrize("call", CALLS)
-async def test_whoever_calls_is_told_and_the_state_is_as_it_was(models: Path, call: str) -> None:
+async def test_whoever_calls_is_told_and_the_state_is_as_it_was(lstm_only: Path, call: str) -> None:
     method, make = CALLS[call]
-    async with pair(models) as (a, b, store):
+    async with pair(lstm_only) as (a, b, store):
         free = await a.lifecycle.create("lstm")
         want = [await step(a, free.id, i) for i in range(4)]
         for error in FAILURES:
@@ -122,8 +114,8 @@ async def test_whoever_calls_is_told_and_the_state_is_as_it_was(models: Path, ca
                 np.testing.assert_array_equal(await asyncio.wait_for(step(engine, session.id, i), LIMIT), want[i])
 
 
-async def test_all_who_wait_behind_one_takeover_are_told(models: Path) -> None:
-    async with pair(models) as (a, b, store):
+async def test_all_who_wait_behind_one_takeover_are_told(lstm_only: Path) -> None:
+    async with pair(lstm_only) as (a, b, store):
         session = await a.lifecycle.create("lstm", durable=True)
         await step(a, session.id, 0)
         store.failing = {"load"}
@@ -137,10 +129,10 @@ async def test_all_who_wait_behind_one_takeover_are_told(models: Path) -> None:
 
 
 async def test_what_runs_by_itself_goes_on(
-    models: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    lstm_only: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The sweep, the poll for models, and the watch of the store."""
-    async with pair(models, poll_models=0.05) as (a, _, store):
+    async with pair(lstm_only, poll_models=0.05) as (a, _, store):
         swept, polled = 0, 0
         expire, refresh = a.sessions.expire, a.models.refresh
 

@@ -115,18 +115,10 @@ Way = Callable[[Eight, Array], Awaitable[Found]]
 WAYS = [Eight.together, Eight.apart, Eight.gathered]
 
 
-@pytest.fixture(scope="module")
-def models(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One model only: engines start fast."""
-    alone = tmp_path_factory.mktemp("alone")
-    (alone / "lstm").symlink_to(models / "lstm")
-    return alone
-
-
 @asynccontextmanager
-async def eight(models: Path, *, durable: bool = False) -> AsyncIterator[Eight]:
+async def eight(lstm_only: Path, *, durable: bool = False) -> AsyncIterator[Eight]:
     store = PickyStore()
-    engine = Engine(Config(models=models), store)
+    engine = Engine(Config(models=lstm_only), store)
     await engine.start()
     yield Eight(engine, [await engine.lifecycle.create("lstm", durable=durable) for _ in range(MEMBERS)], store)
     await engine.stop()
@@ -158,8 +150,8 @@ async def fails_alone(they: Eight, way: Way, harm: Callable[[], Array | None]) -
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("durable", [False, True])
-async def test_by_its_input(models: Path, way: Way, durable: bool) -> None:
-    async with eight(models, durable=durable) as they:
+async def test_by_its_input(lstm_only: Path, way: Way, durable: bool) -> None:
+    async with eight(lstm_only, durable=durable) as they:
 
         def harm() -> Array:
             x: Array = X[1][None].copy()
@@ -172,8 +164,8 @@ async def test_by_its_input(models: Path, way: Way, durable: bool) -> None:
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("durable", [False, True])
-async def test_at_the_end_of_its_indexes(models: Path, way: Way, durable: bool) -> None:
-    async with eight(models, durable=durable) as they:
+async def test_at_the_end_of_its_indexes(lstm_only: Path, way: Way, durable: bool) -> None:
+    async with eight(lstm_only, durable=durable) as they:
 
         def harm() -> None:
             they.victim.step_index = LAST_INDEX + 1
@@ -185,8 +177,8 @@ async def test_at_the_end_of_its_indexes(models: Path, way: Way, durable: bool) 
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("error", [StoreFull("no room"), StoreUnavailable("gone")], ids=["full", "unavailable"])
-async def test_by_its_write(models: Path, way: Way, error: StatecellError) -> None:
-    async with eight(models, durable=True) as they:
+async def test_by_its_write(lstm_only: Path, way: Way, error: StatecellError) -> None:
+    async with eight(lstm_only, durable=True) as they:
 
         def harm() -> None:
             they.store.victim, they.store.error = they.victim.id, error
@@ -196,8 +188,8 @@ async def test_by_its_write(models: Path, way: Way, error: StatecellError) -> No
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_by_a_record_that_cannot_be_made(models: Path, way: Way) -> None:
-    async with eight(models, durable=True) as they:
+async def test_by_a_record_that_cannot_be_made(lstm_only: Path, way: Way) -> None:
+    async with eight(lstm_only, durable=True) as they:
 
         def harm() -> None:
             they.victim.created = "yesterday"  # type: ignore[assignment]
@@ -208,8 +200,8 @@ async def test_by_a_record_that_cannot_be_made(models: Path, way: Way) -> None:
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("durable", [False, True])
-async def test_deleted_while_it_is_in_flight(models: Path, way: Way, durable: bool) -> None:
-    async with eight(models, durable=durable) as they:
+async def test_deleted_while_it_is_in_flight(lstm_only: Path, way: Way, durable: bool) -> None:
+    async with eight(lstm_only, durable=durable) as they:
 
         def harm() -> None:
             async def delete() -> None:
@@ -223,8 +215,8 @@ async def test_deleted_while_it_is_in_flight(models: Path, way: Way, durable: bo
         assert isinstance(await fails_alone(they, way, harm), SessionNotFound)
 
 
-async def test_by_its_caller(models: Path, caplog: pytest.LogCaptureFixture) -> None:
-    async with eight(models) as they:
+async def test_by_its_caller(lstm_only: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with eight(lstm_only) as they:
 
         def harm() -> None:
             they.clumsy = True

@@ -20,18 +20,10 @@ from statecell_server.sessions.budget import SESSION_BYTES
 from statecell_server.sessions.session import Session
 
 
-@pytest.fixture(scope="module")
-def models(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One model only: engines start fast."""
-    alone = tmp_path_factory.mktemp("alone")
-    (alone / "lstm").symlink_to(models / "lstm")
-    return alone
-
-
 @asynccontextmanager
-async def engines(models: Path, count: int = 1, **options: object) -> AsyncIterator[list[Engine]]:
+async def engines(lstm_only: Path, count: int = 1, **options: object) -> AsyncIterator[list[Engine]]:
     store = MemoryStore(60)
-    made = [Engine(Config(models=models, **options), store) for _ in range(count)]  # type: ignore[arg-type]
+    made = [Engine(Config(models=lstm_only, **options), store) for _ in range(count)]  # type: ignore[arg-type]
     for engine in made:
         await engine.start()
     yield made
@@ -48,8 +40,8 @@ def kept(engine: Engine) -> int:
     return sum(SESSION_BYTES + len(s.id) + len(s.reply) for s in engine.sessions)
 
 
-async def test_sessions_without_end_are_refused_and_those_there_go_on(models: Path) -> None:
-    async with engines(models, session_memory=100 * SESSION_BYTES) as (engine,):
+async def test_sessions_without_end_are_refused_and_those_there_go_on(lstm_only: Path) -> None:
+    async with engines(lstm_only, session_memory=100 * SESSION_BYTES) as (engine,):
         found = await asyncio.gather(*(engine.lifecycle.create("lstm") for _ in range(200)), return_exceptions=True)
         made = [f for f in found if isinstance(f, Session)]
         assert 80 < len(made) < 100
@@ -63,8 +55,8 @@ async def test_sessions_without_end_are_refused_and_those_there_go_on(models: Pa
         assert engine.sessions.budget.used == kept(engine)
 
 
-async def test_a_reply_that_there_is_no_room_for_is_refused_before_its_step(models: Path) -> None:
-    async with engines(models, session_memory=1 << 20) as (engine,):
+async def test_a_reply_that_there_is_no_room_for_is_refused_before_its_step(lstm_only: Path) -> None:
+    async with engines(lstm_only, session_memory=1 << 20) as (engine,):
         sessions = [await engine.lifecycle.create("lstm") for _ in range(20)]
         refused: list[Session] = []
         for session in sessions:
@@ -82,8 +74,8 @@ async def test_a_reply_that_there_is_no_room_for_is_refused_before_its_step(mode
         await engine.steps.step(refused[0].id, x(1000), 0)
 
 
-async def test_an_answer_beyond_the_largest_message_is_refused_before_its_run(models: Path) -> None:
-    async with engines(models, max_message=1 << 20) as (engine,):
+async def test_an_answer_beyond_the_largest_message_is_refused_before_its_run(lstm_only: Path) -> None:
+    async with engines(lstm_only, max_message=1 << 20) as (engine,):
         session = await engine.lifecycle.create("lstm")
         for call in (
             lambda: engine.steps.step(session.id, x(200_000), 0),
@@ -97,8 +89,8 @@ async def test_an_answer_beyond_the_largest_message_is_refused_before_its_run(mo
         await engine.steps.step(session.id, x(1000), 0)
 
 
-async def test_waiting_requests_count_while_they_wait(models: Path) -> None:
-    async with engines(models, session_memory=1 << 20) as (engine,):
+async def test_waiting_requests_count_while_they_wait(lstm_only: Path) -> None:
+    async with engines(lstm_only, session_memory=1 << 20) as (engine,):
         sessions = [await engine.lifecycle.create("lstm") for _ in range(30)]
         calls = [engine.steps.step(session.id, x(1000), None) for session in sessions]
         found = await asyncio.gather(*calls, return_exceptions=True)
@@ -108,8 +100,8 @@ async def test_waiting_requests_count_while_they_wait(models: Path) -> None:
         assert engine.sessions.budget.used == kept(engine)
 
 
-async def test_what_ended_sequences_were_known_by_is_given_back(models: Path) -> None:
-    async with engines(models) as (engine,):
+async def test_what_ended_sequences_were_known_by_is_given_back(lstm_only: Path) -> None:
+    async with engines(lstm_only) as (engine,):
         sequences = Sequences(engine, SequenceLog(None, 60))
         budget, most = engine.sessions.budget, 0
         for name in ("a", "b", "c"):
@@ -125,9 +117,9 @@ async def test_what_ended_sequences_were_known_by_is_given_back(models: Path) ->
         assert budget.used == 0
 
 
-async def test_the_count_is_right_whatever_happens(models: Path) -> None:
+async def test_the_count_is_right_whatever_happens(lstm_only: Path) -> None:
     chance = random.Random(1)
-    async with engines(models, 2) as pair:
+    async with engines(lstm_only, 2) as pair:
         ids: list[str] = []
         for _ in range(600):
             way = chance.randrange(8)

@@ -113,7 +113,7 @@ class Connection(asyncio.Protocol):
             self._rest.clear()
             self._read(data)
         if not self._waiting:
-            self._out.hear(self)
+            self._out.hear("share")
 
     def _read(self, data: bytes) -> None:
         """A share of a turn."""
@@ -133,7 +133,7 @@ class Connection(asyncio.Protocol):
             return
         if time.perf_counter() - began > SHARE / 2:  # what else there is to be read, uvloop would read in this turn
             self._waiting = True
-            self._out.hush(self)
+            self._out.hush("share")
             self._turns.wait(self)
 
     def pause_writing(self) -> None:

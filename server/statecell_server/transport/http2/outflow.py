@@ -37,7 +37,7 @@ class Outflow:
         self._stuck: OrderedDict[int, Call] = OrderedDict()  # calls with unsent messages and a window
         self._left = TURN  # bytes of large messages that may be sent in this turn
         self._pumping = False
-        self._deaf: set[object] = set()  # why nothing is read
+        self._deaf: set[str] = set()  # why nothing is read
 
     def put(self, *parts: bytes | memoryview) -> None:
         """Frames that no window holds back."""
@@ -93,16 +93,16 @@ class Outflow:
     def resume(self) -> None:
         """The transport has room again."""
         self.paused = False
-        self.hear(self)
+        self.hear("unread")
         self._pump_soon()
 
-    def hush(self, why: object) -> None:
+    def hush(self, why: str) -> None:
         """Nothing is read of the client until nobody has a reason any more."""
         if not self._deaf:
             self._transport.pause_reading()
         self._deaf.add(why)
 
-    def hear(self, why: object) -> None:
+    def hear(self, why: str) -> None:
         """This reason is gone."""
         if why in self._deaf:
             self._deaf.discard(why)
@@ -123,8 +123,8 @@ class Outflow:
         # Joined: cheaper for small frames, and asyncio's own writelines forgets to pause us before Python 3.14.
         self._transport.write(b"".join(out))
         self._poll.answered()
-        if self.paused and self not in self._deaf and self._transport.get_write_buffer_size() > UNREAD:
-            self.hush(self)
+        if self.paused and "unread" not in self._deaf and self._transport.get_write_buffer_size() > UNREAD:
+            self.hush("unread")
 
     def _has_turn(self, size: int) -> bool:
         """Whether a large message can go at once: none waits that it would overtake, and the turn has room for it."""

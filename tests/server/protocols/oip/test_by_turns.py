@@ -23,14 +23,6 @@ X = np.random.default_rng(11).standard_normal((CLIENTS, LENGTH, 1, 10), np.float
 """[clients, seq_len, 1, input_size]"""
 
 
-@pytest.fixture(scope="module")
-def models(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One model only: engines start fast."""
-    alone = tmp_path_factory.mktemp("alone")
-    (alone / "lstm").symlink_to(models / "lstm")
-    return alone
-
-
 class DistantStore(MemoryStore):
     """Takes a few turns of the loop, to and fro."""
 
@@ -117,10 +109,10 @@ class Client:
         return np.concatenate(outputs)
 
 
-async def test_every_answer_is_exact(models: Path) -> None:
+async def test_every_answer_is_exact(lstm_only: Path) -> None:
     done: Counter[str] = Counter()
     store = DistantStore(random.Random(0))
-    engines = [Engine(Config(models=models), CircuitBreaker(store)) for _ in range(SERVERS)]
+    engines = [Engine(Config(models=lstm_only), CircuitBreaker(store)) for _ in range(SERVERS)]
     for engine in engines:
         await engine.start()
     whole = [(await engines[0].steps.infer("lstm", "", {"x": x}))["y"] for x in X]
@@ -137,8 +129,8 @@ async def test_every_answer_is_exact(models: Path) -> None:
         await engine.stop()
 
 
-async def test_an_index_that_is_past_is_refused_wherever_it_is_sent(models: Path) -> None:
-    engines = [Engine(Config(models=models), store) for store in [MemoryStore(60)] for _ in range(2)]
+async def test_an_index_that_is_past_is_refused_wherever_it_is_sent(lstm_only: Path) -> None:
+    engines = [Engine(Config(models=lstm_only), store) for store in [MemoryStore(60)] for _ in range(2)]
     for engine in engines:
         await engine.start()
     a, b = (Sequences(engine, SequenceLog(None, 60)) for engine in engines)
