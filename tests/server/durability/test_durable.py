@@ -401,3 +401,30 @@ async def test_a_step_whose_reply_is_too_large_for_its_record_leaves_the_session
             await engine.steps.step(session.id, {"x": long}, 1)
         second = await step(engine, session.id, 1)
         np.testing.assert_array_equal([first, second], await expected(engine, 2))
+
+
+class SlowToTell(MemoryStore):
+    """What it gives was read some time before."""
+
+    def __init__(self) -> None:
+        super().__init__(ttl=60)
+        self.read, self.told = asyncio.Event(), asyncio.Event()
+
+    async def load(self, session_ids: Sequence[str]) -> list[bytes | None]:
+        found = await super().load(session_ids)
+        self.read.set()
+        await self.told.wait()
+        return found
+
+
+async def test_a_record_that_was_read_before_a_session_moved_on_does_not_set_it_back(lstm_only: Path) -> None:
+    store = SlowToTell()
+    async with engines(lstm_only, store, 1) as (engine,):
+        session = await engine.lifecycle.create("lstm", durable=True)
+        await step(engine, session.id, 0)
+        looking = asyncio.create_task(engine.lifecycle.attach(session.id, doubt=True))
+        await store.read.wait()
+        await step(engine, session.id, 1)
+        store.told.set()
+        assert (await looking).step_index == 2
+        await step(engine, session.id, 2)
