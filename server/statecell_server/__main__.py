@@ -94,6 +94,9 @@ def serve(
     max_message: Annotated[str, typer.Option(help="Largest request, such as 64MiB.")] = "64MiB",
     max_metadata: Annotated[str, typer.Option(help="Metadata of a call, uncompressed, such as 16KiB.")] = "16KiB",
     max_connections: Annotated[int, typer.Option(help="Connections at once.")] = DEFAULTS.max_connections,
+    connection_memory: Annotated[
+        str, typer.Option(help="Memory for what connections keep: calls, messages not complete or taken, answers not sent.")
+    ] = "1GiB",
     idle_connection: Annotated[
         float, typer.Option(help="Seconds without a call, after which a client is asked to connect anew.")
     ] = DEFAULTS.idle_connection,
@@ -195,6 +198,7 @@ def serve(
             max_batch=max_batch,
             max_queue=max_queue,
             max_connections=max_connections,
+            connection_memory=_size("--connection-memory", connection_memory),
             idle_connection=idle_connection,
             threads=threads,
             drain_seconds=drain_seconds,

@@ -124,6 +124,7 @@ class App:
             message=self._config.max_message,
             metadata=self._config.max_metadata,
             connections=self._config.max_connections,
+            memory=self._config.connection_memory,
             idle_seconds=self._config.idle_connection,
         )
         server = (Server if self._config.front == "http2" else GrpcioServer)(limits)

@@ -22,6 +22,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "device_memory": (0, 1 << 50),
     "max_metadata": (1 << 10, 128 << 10),
     "max_connections": (1, 10_000_000),
+    "connection_memory": (1 << 20, 1 << 50),
     "idle_connection": (1, 1e9),
     "max_message": (1, (1 << 31) - 1),  # Protocol Buffers' own limit
     "max_record": (1 << 10, 512 << 20),  # the store's own limit
@@ -57,6 +58,7 @@ class Config:
     max_message: int = 64 << 20
     max_metadata: int = 16 << 10
     max_connections: int = 10_000
+    connection_memory: int = 1 << 30
     idle_connection: float = 3600.0
     threads: int = 1
     drain_seconds: float = 10.0

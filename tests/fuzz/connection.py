@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from typing import Any
 
 import grpc
-from statecell_server.transport.http2.busy_poll import BusyPoll
 from statecell_server.transport.http2.call import Method
 from statecell_server.transport.http2.connection import Connection
 from statecell_server.transport.http2.frames import PREFACE, ConnectionBroken, StreamBroken
 from statecell_server.transport.http2.headers import HeaderReader
-from statecell_server.transport.http2.turns import Turns
+from statecell_server.transport.http2.memory import Held, Memory
+from statecell_server.transport.http2.shared import Shared
 from statecell_server.transport.limits import Limits
 
 MOST_SENT = 1 << 20
@@ -93,7 +93,7 @@ class _Fuzzed:
     async def _run(self, data: bytes) -> None:
         connections: set[Connection] = set()
         limits = Limits(message=1 << 16)
-        connection, nobody = Connection(self.handlers, limits, connections, BusyPoll(), Turns()), Nobody()
+        connection, nobody = Connection(Shared(self.handlers, limits), connections), Nobody()
         connection.connection_made(nobody)
         # The first byte says how the rest is cut into what arrives together.
         piece = data[0] + 1 if data else 1
@@ -123,7 +123,7 @@ def fuzz_connection(data: bytes) -> None:
 
 def fuzz_headers(data: bytes) -> None:
     """Header blocks of one connection, each with its length in front."""
-    reader, at = HeaderReader(), 0
+    reader, at = HeaderReader(Held(Memory(1 << 20))), 0
     while at < len(data):
         block = data[at + 1 : at + 1 + data[at]]
         at += 1 + data[at]

@@ -12,5 +12,7 @@ class Limits:
     metadata: int = 16 << 10
     """Bytes of a call's headers at most, uncompressed: names, values, and 32 for each."""
     connections: int = 10_000
+    memory: int = 1 << 30
+    """Bytes of messages and calls that all connections together keep at most; of each, what is beyond its own 64 KiB."""
     idle_seconds: float = 3600.0
     """After which a connection without a call is asked to go."""

@@ -73,6 +73,7 @@ class Call:
         "_task",
         "began",
         "half_closed",
+        "headers_size",
         "id",
         "length",
         "messages",
@@ -98,6 +99,7 @@ class Call:
         self.messages = Messages(max_message, request.encoding)
         self.window, self.peer_window = CALL_WINDOW, peer_window  # bytes that the client, and that we may send
         self.length = request.length  # bytes of DATA that are to come, where the client has said so
+        self.headers_size = request.size
         self.untaken = 0  # bytes of messages that have waited since nothing did
         self.began = time.monotonic()
         self.single = not method.handler.request_streaming  # the client sends one message

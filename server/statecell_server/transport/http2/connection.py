@@ -1,15 +1,13 @@
 """Connection: one client's HTTP/2, frame by frame (RFC 9113)."""
 
 import asyncio
-import logging
 import socket
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import cast
 
 from statecell_server.transport.http2 import frames
-from statecell_server.transport.http2.busy_poll import BusyPoll
-from statecell_server.transport.http2.call import CALL_WINDOW, Call, Method
+from statecell_server.transport.http2.call import CALL_WINDOW, Call
 from statecell_server.transport.http2.frames import (
     HEAD,
     HEAD_SIZE,
@@ -22,13 +20,12 @@ from statecell_server.transport.http2.frames import (
 )
 from statecell_server.transport.http2.headers import LARGEST_BLOCK
 from statecell_server.transport.http2.inflow import WINDOW, Inflow
+from statecell_server.transport.http2.memory import Held
 from statecell_server.transport.http2.outflow import Outflow
 from statecell_server.transport.http2.peer import Peer
+from statecell_server.transport.http2.shared import Shared
 from statecell_server.transport.http2.streams import MOST_CALLS, Streams
-from statecell_server.transport.http2.turns import FRAMES, SHARE, Turns
-from statecell_server.transport.limits import Limits
-
-log = logging.getLogger(__name__)
+from statecell_server.transport.http2.turns import FRAMES, SHARE
 
 LARGE = 4096
 """Bytes of a frame from which on they are looked at where they are: a view costs as much as a copy of so many."""
@@ -44,15 +41,13 @@ class Connection(asyncio.Protocol):
     Belongs to the event loop.
     """
 
-    def __init__(
-        self, handlers: Mapping[str, Method], limits: Limits, connections: "set[Connection]", poll: BusyPoll, turns: Turns
-    ) -> None:
-        """`handlers`: by path. `connections`: where this one is while it is open."""
-        self._handlers = handlers
-        self._limits = limits
-        self._turns = turns
+    def __init__(self, shared: Shared, connections: "set[Connection]") -> None:
+        """`connections`: where this one is while it is open."""
+        self._shared = shared
+        self._limits = shared.limits
         self._connections = connections
-        self._poll = poll
+        self._held = Held(shared.memory)
+        self._kept = 0  # bytes of incomplete frames and headers, as they were counted last
         self._rest = bytearray()  # the beginning of a frame
         self._needed = 0  # bytes that it will have, as far as we know
         self._greeted = self._closed = self._waiting = False
@@ -75,11 +70,12 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
             return
         self._connections.add(self)
-        self._out = Outflow(self._transport, self._poll)
+        self._out = Outflow(self._transport, self._shared.poll, self._held)
         calls: dict[int, Call] = {}
         self._peer = Peer(calls, self._out)
-        inflow = Inflow(self._out, self._limits.message)
-        self._streams = Streams(self._handlers, self._limits, calls, self._out, inflow, self._peer, self._close)
+        inflow = Inflow(self._out, self._held, self._limits.message)
+        handlers = self._shared.handlers
+        self._streams = Streams(handlers, self._limits, calls, self._out, inflow, self._held, self._peer, self._close)
         connected = transport.get_extra_info("socket")
         if connected is not None:  # a client whose machine has gone is found out by the kernel
             connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -98,6 +94,8 @@ class Connection(asyncio.Protocol):
         if self._rest:
             self._rest += data
             if len(self._rest) < self._needed or self._waiting:
+                if not self._counted():
+                    self._transport.abort()
                 return
             data = bytes(self._rest)
             self._rest.clear()
@@ -125,8 +123,10 @@ class Connection(asyncio.Protocol):
                 at = self._read_frames(data, at)
             if at < len(data):
                 self._rest += memoryview(data)[at:]
+            if (self._rest or self._block is not None or self._kept) and not self._counted():
+                raise ConnectionBroken(Code.ENHANCE_YOUR_CALM, str(self._shared.memory))
         except ConnectionBroken as error:
-            log.warning("a connection is closed: %s (%s)", error, error.code.name)
+            self._shared.complaints.about(error)
             self._leave(error.code, str(error))
             self._streams.drop_all()
             self._close()
@@ -134,7 +134,12 @@ class Connection(asyncio.Protocol):
         if time.perf_counter() - began > SHARE / 2:  # what else there is to be read, uvloop would read in this turn
             self._waiting = True
             self._out.hush("share")
-            self._turns.wait(self)
+            self._shared.turns.wait(self)
+
+    def _counted(self) -> bool:
+        """Counts what is not read yet; whether there is room for it."""
+        kept, self._kept = self._kept, len(self._rest) + (len(self._block[2]) if self._block is not None else 0)
+        return self._held.add(self._kept - kept)
 
     def pause_writing(self) -> None:
         self._out.paused = True
@@ -154,6 +159,7 @@ class Connection(asyncio.Protocol):
         self._closed = True
         self._connections.discard(self)
         self._streams.drop_all()
+        self._held.drop()
 
     # Frames
 
@@ -188,7 +194,7 @@ class Connection(asyncio.Protocol):
                 raise ConnectionBroken(Code.PROTOCOL_ERROR, "headers were not continued")
             try:
                 if kind == frames.DATA:
-                    self._poll.heard()
+                    self._shared.poll.heard()
                     self._streams.data(stream, flags, data[start:stop] if size < LARGE else memoryview(data)[start:stop])
                 elif kind == frames.HEADERS:
                     self._open(stream, flags, data[start:stop])
@@ -249,6 +255,7 @@ class Connection(asyncio.Protocol):
         elif now - self._partial_since > GREETING_SECONDS:
             self._transport.abort()
             return
+        self._out.look()
         self._streams.look(now)
 
     def leave(self) -> None:

@@ -11,6 +11,7 @@ from hpack.exceptions import OversizedHeaderListError
 from hpack.table import HeaderTable
 
 from statecell_server.transport.http2.frames import Code, ConnectionBroken, StreamBroken
+from statecell_server.transport.http2.memory import Held
 
 LARGEST_BLOCK = 256 << 10
 """Bytes of a call's headers, compressed or not, beyond which they are not read, and the connection ends. What is less and more
@@ -59,10 +60,13 @@ class _Table(HeaderTable):
 class HeaderReader:
     """Reads the blocks of one connection, in the order in which they come."""
 
-    def __init__(self) -> None:
+    def __init__(self, held: Held) -> None:
+        """`held`: counts what is remembered."""
+        self._held = held
         self._decoder = Decoder(max_header_list_size=LARGEST_BLOCK)
         self._decoder.header_table = self._table = _Table()
         self._known: dict[bytes, Request] = {}
+        self._size = 0  # bytes of what is known
 
     def read(self, block: bytes) -> Request:
         """Raises ConnectionBroken, StreamBroken."""
@@ -74,18 +78,27 @@ class HeaderReader:
         # While the table stays as it is, equal blocks mean equal headers. Those that resize it say so first.
         lasting = added == self._table.added and not (block and block[0] & 0xE0 == 0x20)
         if not lasting:
-            self._known.clear()
+            self._forget()
         request = _request((name.decode("latin-1"), value.decode("latin-1")) for name, value in headers)
         if lasting and len(self._known) < CACHED and len(block) <= CACHED_SIZE:
+            size = len(block) + request.size
             self._known[block] = request
+            self._size += size
+            if not self._held.add(size):
+                self._forget()
         return request
+
+    def _forget(self) -> None:
+        self._known.clear()
+        self._held.add(-self._size)
+        self._size = 0
 
     def skip(self, block: bytes) -> StreamBroken | None:
         """A client's trailers: nobody asks for them, but the table must know them. The rule that they break, if they do.
 
         Raises ConnectionBroken.
         """
-        self._known.clear()
+        self._forget()
         for name, value in self._decoded(block):
             if name.startswith(b":"):
                 return StreamBroken(Code.PROTOCOL_ERROR, f"trailer {name!r} belongs in front of a call")

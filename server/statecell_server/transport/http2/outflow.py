@@ -8,12 +8,13 @@ from statecell_server.transport.http2.busy_poll import BusyPoll
 from statecell_server.transport.http2.call import Call
 from statecell_server.transport.http2.frames import DATA, FRAME_SIZE, HEAD, MESSAGE_HEAD, PREFIX, Code, ConnectionBroken
 from statecell_server.transport.http2.headers import RESPONSE
+from statecell_server.transport.http2.memory import OWN, Held
 
 TURN = 256 << 10
 """Bytes of large messages that are sent in one turn of the loop: they must not keep the others from theirs."""
 PIECE = 64 << 10
 """The same, of one call before it is another's turn."""
-BUFFERED = 1 << 20
+BUFFERED = 256 << 10
 """Bytes in the transport's buffer from which on messages wait, so that a client that does not read costs no more."""
 UNREAD = 4 << 20
 """The same, from which on nothing is read of such a client: what is not messages waits for no window."""
@@ -24,13 +25,15 @@ UNSENT = 256 << 20
 class Outflow:
     """Sends what there is room for at once and the rest when there is, every call in its turn."""
 
-    def __init__(self, transport: asyncio.Transport, poll: BusyPoll) -> None:
+    def __init__(self, transport: asyncio.Transport, poll: BusyPoll, held: Held) -> None:
         self.window = frames.DEFAULT_WINDOW  # bytes that we may send on all streams
         self.frame_size = FRAME_SIZE  # bytes of a DATA frame that the client takes, as far as we want to send them
         self.paused = False  # the transport has enough
         self.unsent = 0  # bytes that wait in the calls
         self._transport = transport
         self._poll = poll
+        self._held = held
+        self._buffered = 0  # bytes in the transport's buffer when it was last looked at
         transport.set_write_buffer_limits(high=BUFFERED)
         self._loop = asyncio.get_running_loop()
         self._out: list[bytes | memoryview] = []
@@ -45,8 +48,8 @@ class Outflow:
             self._loop.call_soon(self.flush)
         self._out += parts
 
-    def send(self, call: Call, message: bytes) -> None:
-        """A message, behind the call's earlier ones."""
+    def send(self, call: Call, message: bytes) -> bool:
+        """A message, behind the call's earlier ones. Whether there is room for it, where it has to wait."""
         if not call.responded:
             call.responded = True
             self.put(frames.frame(frames.HEADERS, frames.END_HEADERS, call.id, RESPONSE))
@@ -62,12 +65,13 @@ class Outflow:
             self.window -= size
             call.peer_window -= size
             self.put(MESSAGE_HEAD.pack(size << 8 | DATA, 0, call.id, 0, len(message)), message)
-        else:
-            self.unsent += size
-            call.unsent.append(memoryview(PREFIX.pack(0, len(message))))
-            if message:
-                call.unsent.append(memoryview(message))
-            self._wait(call)
+            return True
+        self.unsent += size
+        call.unsent.append(memoryview(PREFIX.pack(0, len(message))))
+        if message:
+            call.unsent.append(memoryview(message))
+        self._wait(call)
+        return self._held.add(size)
 
     def end(self, call: Call, block: bytes) -> bool:
         """The call's trailers, behind its messages; whether they are on their way already."""
@@ -93,12 +97,22 @@ class Outflow:
     def resume(self) -> None:
         """The transport has room again."""
         self.paused = False
-        self.hear("unread")
+        self.look()
         self._pump_soon()
+
+    def look(self) -> None:
+        """At what the client has not read: where that is too much, or there is no room for it, nothing more is read of it."""
+        size = self._transport.get_write_buffer_size()
+        fits = self._held.add(size - self._buffered)
+        self._buffered = size
+        if size > UNREAD or (size > OWN and not fits):
+            self.hush("unread")
+        elif not self.paused:
+            self.hear("unread")
 
     def hush(self, why: str) -> None:
         """Nothing is read of the client until nobody has a reason any more."""
-        if not self._deaf:
+        if not self._deaf and not self._transport.is_closing():
             self._transport.pause_reading()
         self._deaf.add(why)
 
@@ -111,7 +125,9 @@ class Outflow:
 
     def forget(self, call: Call) -> None:
         """What is unsent of the call is not to be sent."""
-        self.unsent -= sum(map(len, call.unsent))
+        size = sum(map(len, call.unsent))
+        self.unsent -= size
+        self._held.add(-size)
         call.unsent.clear()
         self._stuck.pop(call.id, None)
 
@@ -123,8 +139,8 @@ class Outflow:
         # Joined: cheaper for small frames, and asyncio's own writelines forgets to pause us before Python 3.14.
         self._transport.write(b"".join(out))
         self._poll.answered()
-        if self.paused and "unread" not in self._deaf and self._transport.get_write_buffer_size() > UNREAD:
-            self.hush("unread")
+        if self.paused or self._held.size > OWN:
+            self.look()
 
     def _has_turn(self, size: int) -> bool:
         """Whether a large message can go at once: none waits that it would overtake, and the turn has room for it."""
@@ -164,6 +180,7 @@ class Outflow:
             self.window -= size
             call.peer_window -= size
             self.unsent -= size
+            self._held.add(-size)
             self.put(HEAD.pack(size << 8 | DATA, 0, call.id), *parts)
         if call.unsent and call.peer_window > 0:
             self._stuck.move_to_end(call.id)

@@ -12,11 +12,10 @@ from typing import Any
 import grpc
 
 from statecell_server.transport.exchange import DirectHandler
-from statecell_server.transport.http2.busy_poll import BusyPoll
 from statecell_server.transport.http2.call import Method
 from statecell_server.transport.http2.connection import FAREWELL_SECONDS, Connection
 from statecell_server.transport.http2.messages import Aborted
-from statecell_server.transport.http2.turns import Turns
+from statecell_server.transport.http2.shared import Shared
 from statecell_server.transport.limits import Limits
 
 BACKLOG = 4096
@@ -48,7 +47,6 @@ class Server:
         self._handlers: dict[str, Method] = {}
         self._connections: set[Connection] = set()
         self._full = False  # which was said
-        self._poll, self._turns = BusyPoll(), Turns()
         self._looking: asyncio.Task[None] | None = None
 
     def add_generic_rpc_handlers(self, _: Iterable[grpc.GenericRpcHandler]) -> None:
@@ -67,6 +65,7 @@ class Server:
     async def listen(self, host: str, port: int) -> int:
         """The port that it listens on: `port`, or a free one where that is 0. Raises OSError."""
         self._limits = replace(self._limits, connections=min(self._limits.connections, _descriptors() - SPARE))
+        self._shared = Shared(self._handlers, self._limits)
         loop = asyncio.get_running_loop()
         self._looking = loop.create_task(self._look())
         self._listener = await loop.create_server(self._connection, host, port, backlog=BACKLOG)
@@ -77,13 +76,14 @@ class Server:
         if len(self._connections) >= self._limits.connections and not self._full:
             self._full = True
             log.warning("%d connections are open, more are closed at once (--max-connections)", len(self._connections))
-        return Connection(self._handlers, self._limits, self._connections, self._poll, self._turns)
+        return Connection(self._shared, self._connections)
 
     async def _look(self) -> None:
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             now = time.monotonic()
             self._full = False
+            self._shared.complaints.look()
             for connection in list(self._connections):
                 connection.look(now)
 

@@ -9,15 +9,18 @@ from statecell_server.transport.http2 import frames
 from statecell_server.transport.http2.call import CALL_WINDOW, Call, Method
 from statecell_server.transport.http2.frames import Code, ConnectionBroken, StreamBroken
 from statecell_server.transport.http2.headers import OK, HeaderReader, Metadata, Request, not_grpc, trailers
-from statecell_server.transport.http2.inflow import WINDOW, Inflow
+from statecell_server.transport.http2.inflow import WINDOW, Inflow, exhausted
+from statecell_server.transport.http2.memory import Held
 from statecell_server.transport.http2.messages import Aborted
 from statecell_server.transport.http2.outflow import UNSENT, Outflow
 from statecell_server.transport.http2.peer import Peer
 from statecell_server.transport.http2.token_bucket import TokenBucket
 from statecell_server.transport.limits import Limits
 
-MOST_CALLS = 100_000
-"""Calls at once on one connection."""
+MOST_CALLS = 10_000
+"""Calls at once on one connection: a client may have a stream for each of its sessions."""
+CALL_BYTES = 4 << 10
+"""What an open call takes beside its headers and messages."""
 MESSAGE_SECONDS = 60.0
 """Within which the message of a call that has one must have come."""
 MOST_LEFT = 10_000
@@ -37,10 +40,11 @@ class Streams:
         calls: dict[int, Call],
         out: Outflow,
         inflow: Inflow,
+        held: Held,
         peer: Peer,
         empty: Callable[[], object],
     ) -> None:
-        """`handlers`: by path. `calls`: those that are open, by their streams, which is for the
+        """`handlers`: by path. `held`: counts its calls. `calls`: those that are open, by their streams, which is for the
         streams to change and for the peer to see. `empty` is called when the last call has ended after `leaving` was set."""
         self.calls = calls
         self.leaving = False  # no new calls
@@ -48,9 +52,10 @@ class Streams:
         self._limits = limits
         self._out = out
         self._in = inflow
+        self._held = held
         self._peer = peer
         self._empty = empty
-        self._headers = HeaderReader()
+        self._headers = HeaderReader(held)
         self._left: OrderedDict[int, None] = OrderedDict()  # streams that we have reset before the client had sent all
         self._resets = TokenBucket(burst=10_000, rate=1000)
 
@@ -116,6 +121,8 @@ class Streams:
             self._call(stream, request, ended=ended)
 
     def _call(self, stream: int, request: Request, *, ended: bool) -> None:
+        if ended and request.length:
+            raise StreamBroken(Code.PROTOCOL_ERROR, f"content-length is {request.length}, and no data comes")
         method = self._handlers.get(request.path)
         refusal = b""
         if request.size > self._limits.metadata:
@@ -128,13 +135,14 @@ class Streams:
         elif method is None:
             code = grpc.StatusCode.UNIMPLEMENTED.value[0]
             refusal = trailers(code, f"there is no {request.path}", alone=True)
+        elif not self._held.add(CALL_BYTES + request.size):
+            self._held.add(-CALL_BYTES - request.size)
+            refusal = trailers(_EXHAUSTED, str(self._held.memory), alone=True)
         if refusal or method is None:
             self._out.put(frames.frame(frames.HEADERS, frames.END_HEADERS | frames.END_STREAM, stream, refusal))
             if not ended:
                 self._cast_off(stream, Code.NO_ERROR, ended=False)
             return
-        if ended and request.length:
-            raise StreamBroken(Code.PROTOCOL_ERROR, f"content-length is {request.length}, and no data comes")
         call = Call(self, stream, request, method, self._limits.message, self._peer.call_window)
         self.calls[stream] = call
         if ended:
@@ -203,8 +211,8 @@ class Streams:
 
     def send(self, call: Call, message: bytes) -> None:
         """As Link."""
-        if call.id in self.calls:
-            self._out.send(call, message)
+        if call.id in self.calls and not self._out.send(call, message):
+            call.cancel(exhausted(self._held))
 
     def wait(self, call: Call, size: int) -> None:
         """So many bytes of messages wait in the call for whoever is to take them."""
@@ -250,5 +258,6 @@ class Streams:
     def _forget(self, call: Call) -> None:
         self._in.forget(call)
         self._out.forget(call)
+        self._held.add(-CALL_BYTES - call.headers_size)
         if self.leaving and not self.calls:
             self._empty()

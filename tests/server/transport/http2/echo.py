@@ -11,6 +11,8 @@ from statecell_server.transport.limits import Limits
 
 SAY, TALK, COUNT, REPEAT, HOLD = (f"/test.Echo/{name}" for name in ("Say", "Talk", "Count", "Repeat", "Hold"))
 
+LIMITS = Limits(message=4 << 20)
+
 
 class EchoExchange:
     """Answers each message by itself; `full` of them wait until they are released."""
@@ -106,9 +108,9 @@ class Echo:
 class Front:
     """A front.Server with an Echo, on an event loop in a thread of its own."""
 
-    def __init__(self, loop_factory: Callable[[], asyncio.AbstractEventLoop] | None, max_message: int = 4 << 20) -> None:
+    def __init__(self, loop_factory: Callable[[], asyncio.AbstractEventLoop] | None, limits: Limits = LIMITS) -> None:
         self.echo = Echo()
-        self.server = Server(Limits(message=max_message))
+        self.server = Server(limits)
         self.server.add_registered_method_handlers("test.Echo", self.echo.handlers())
         self.errors: list[dict[str, Any]] = []
         """What the event loop's exception handler was told."""

@@ -15,8 +15,7 @@ from hyperframe.frame import (
     WindowUpdateFrame,
 )
 from statecell_server.transport.http2 import connection
-from statecell_server.transport.http2.busy_poll import BusyPoll
-from statecell_server.transport.http2.turns import Turns
+from statecell_server.transport.http2.shared import Shared
 from statecell_server.transport.limits import Limits
 
 from tests.server.transport.http2.conftest import settle
@@ -104,7 +103,7 @@ def test_every_place_to_cut_two_packets_is_right(front: Front) -> None:
 
     async def cut(at: int) -> bytes:
         sink = Sink()
-        found = connection.Connection(front.server._handlers, Limits(message=1 << 20), set(), BusyPoll(), Turns())
+        found = connection.Connection(Shared(front.server._handlers, Limits(message=1 << 20)), set())
         found.connection_made(sink)
         for part in (whole[:at], whole[at:]):
             found.data_received(part)

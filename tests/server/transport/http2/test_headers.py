@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from statecell_server.transport.http2.frames import StreamBroken
 from statecell_server.transport.http2.headers import CACHED, TRAILERS_SIZE, HeaderReader, Request, trailers
+from statecell_server.transport.http2.memory import Held, Memory
 
 from tests.server.transport.http2.echo import SAY, TALK, Front, say
 from tests.server.transport.http2.raw import PATIENCE, Raw, heads, message
@@ -31,7 +32,7 @@ def test_blocks_are_read_as_they_were_meant_however_the_table_changes(
     said: list[tuple[tuple[str, str | None, dict[str, str], bool, bool], int, int | None]],
 ) -> None:
     """What is remembered of equal blocks stays right when the table grows, evicts and is resized."""
-    encoder, reader = Encoder(), HeaderReader()
+    encoder, reader = Encoder(), HeaderReader(Held(Memory(1 << 20)))
     for (path, timeout, others, sensitive, huffman), times, size in said:
         if size is not None:
             encoder.header_table_size = size
@@ -45,7 +46,7 @@ def test_blocks_are_read_as_they_were_meant_however_the_table_changes(
 
 
 def test_more_different_blocks_than_are_remembered_are_read_too() -> None:
-    encoder, reader = Encoder(), HeaderReader()
+    encoder, reader = Encoder(), HeaderReader(Held(Memory(1 << 20)))
     for _ in range(2):
         for i in range(2 * CACHED):
             block = encoder.encode([NeverIndexedHeaderTuple(*h) for h in heads(f"/x/{i}")])
@@ -162,7 +163,7 @@ def test_binary_metadata_is_base64_without_padding() -> None:
 
 
 def test_a_block_that_cannot_be_a_call_is_not_remembered() -> None:
-    encoder, reader = Encoder(), HeaderReader()
+    encoder, reader = Encoder(), HeaderReader(Held(Memory(1 << 20)))
     block = encoder.encode([NeverIndexedHeaderTuple("x", "y")])
     for _ in range(2):
         with pytest.raises(StreamBroken):

@@ -82,9 +82,7 @@ def test_frames_of_the_size_that_was_announced_are_taken(raw: Raw) -> None:
 
 
 def limited(**limits: float) -> Front:
-    front = Front(None)
-    front.server._limits = Limits(**limits)  # type: ignore[arg-type]
-    return front
+    return Front(None, Limits(**limits))  # type: ignore[arg-type]
 
 
 def test_one_connection_too_many_is_closed_and_the_others_go_on() -> None:
