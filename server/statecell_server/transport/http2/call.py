@@ -32,6 +32,9 @@ class Link(Protocol):
     def send(self, call: "Call", message: bytes) -> None:
         """One message of the answer."""
 
+    def begun(self) -> None:
+        """A task serves a call."""
+
     def wait(self, call: "Call", size: int) -> None:
         """So many bytes of messages wait in the call for whoever is to take them."""
 
@@ -120,7 +123,7 @@ class Call:
         if request.timeout is not None:
             self._deadline = asyncio.get_running_loop().call_later(request.timeout, self._late)
         if self._handler.request_streaming:
-            self._task = asyncio.get_running_loop().create_task(self._serve())
+            self.serve()
 
     # From the link
 
@@ -162,6 +165,7 @@ class Call:
     def serve(self) -> None:
         """By the handler, in a task."""
         if not self._ended:
+            self._link.begun()
             self._task = asyncio.get_running_loop().create_task(self._serve())
 
     def _begin_direct(self, direct: DirectHandler) -> bool:

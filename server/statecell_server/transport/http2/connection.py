@@ -25,7 +25,7 @@ from statecell_server.transport.http2.outflow import Outflow
 from statecell_server.transport.http2.peer import Peer
 from statecell_server.transport.http2.shared import Shared
 from statecell_server.transport.http2.streams import MOST_CALLS, Streams
-from statecell_server.transport.http2.turns import FRAMES, SHARE
+from statecell_server.transport.http2.turns import CALM, FRAMES
 
 LARGE = 4096
 """Bytes of a frame from which on they are looked at where they are: a view costs as much as a copy of so many."""
@@ -51,6 +51,7 @@ class Connection(asyncio.Protocol):
         self._rest = bytearray()  # the beginning of a frame
         self._needed = 0  # bytes that it will have, as far as we know
         self._greeted = self._closed = self._waiting = False
+        self._busy_until = 0.0  # it has sent more than its share: until then it waits for its turn
         self.reads = 0
         self._idle_since = self._partial_since = time.monotonic()
         self._partial: object = None  # what there was of a frame or of headers then
@@ -99,7 +100,12 @@ class Connection(asyncio.Protocol):
                 return
             data = bytes(self._rest)
             self._rest.clear()
-        self._read(data)
+        if self._busy_until and time.perf_counter() < self._busy_until:
+            self._rest += data
+            self._wait()
+        else:
+            self._busy_until = 0.0
+            self._read(data)
 
     def read_on(self) -> None:
         """As turns.Reader."""
@@ -116,11 +122,13 @@ class Connection(asyncio.Protocol):
     def _read(self, data: bytes) -> None:
         """A share of a turn."""
         began = time.perf_counter()
+        share = self._shared.turns.share(self, began)
         self.reads += 1
+        self._streams.owed = 0.0
         try:
             at = self._read_preface(data) if not self._greeted else 0
             if self._greeted:
-                at = self._read_frames(data, at)
+                at = self._read_frames(data, at, began + share)
             if at < len(data):
                 self._rest += memoryview(data)[at:]
             if (self._rest or self._block is not None or self._kept) and not self._counted():
@@ -131,10 +139,16 @@ class Connection(asyncio.Protocol):
             self._streams.drop_all()
             self._close()
             return
-        if time.perf_counter() - began > SHARE / 2:  # what else there is to be read, uvloop would read in this turn
-            self._waiting = True
-            self._out.hush("share")
-            self._shared.turns.wait(self)
+        now = time.perf_counter()
+        if now - began + self._streams.owed > share / 2:
+            self._busy_until = now + CALM
+            self._wait()
+
+    def _wait(self) -> None:
+        """For its turn."""
+        self._waiting = True
+        self._out.hush("share")  # what else there is to be read, uvloop would read in this turn
+        self._shared.turns.wait(self)
 
     def _counted(self) -> bool:
         """Counts what is not read yet; whether there is room for it."""
@@ -173,12 +187,12 @@ class Connection(asyncio.Protocol):
         self._timer.cancel()
         return len(PREFACE)
 
-    def _read_frames(self, data: bytes, at: int) -> int:
-        """Where the first frame begins that is not complete. The main path. Raises ConnectionBroken."""
-        end, count, until = len(data), 0, time.perf_counter() + SHARE
+    def _read_frames(self, data: bytes, at: int, until: float) -> int:
+        """Where the first frame begins that is not complete, or that has to wait. The main path. Raises ConnectionBroken."""
+        end, count = len(data), 0
         while end - at >= HEAD_SIZE:
             count += 1
-            if not count % FRAMES and time.perf_counter() > until:
+            if not count % FRAMES and time.perf_counter() + self._streams.owed > until:
                 self._needed = 0
                 break
             head, flags, stream = HEAD.unpack_from(data, at)

@@ -21,6 +21,8 @@ MOST_CALLS = 10_000
 """Calls at once on one connection: a client may have a stream for each of its sessions."""
 CALL_BYTES = 4 << 10
 """What an open call takes beside its headers and messages."""
+TASK_SECONDS = 100e-6
+"""What a call costs beyond its reading that is served by a task."""
 MESSAGE_SECONDS = 60.0
 """Within which the message of a call that has one must have come."""
 MOST_LEFT = 10_000
@@ -48,6 +50,7 @@ class Streams:
         streams to change and for the peer to see. `empty` is called when the last call has ended after `leaving` was set."""
         self.calls = calls
         self.leaving = False  # no new calls
+        self.owed = 0.0  # seconds that calls will take which have begun; whoever reads sets it back
         self._handlers = handlers
         self._limits = limits
         self._out = out
@@ -213,6 +216,10 @@ class Streams:
         """As Link."""
         if call.id in self.calls and not self._out.send(call, message):
             call.cancel(exhausted(self._held))
+
+    def begun(self) -> None:
+        """A task serves a call."""
+        self.owed += TASK_SECONDS
 
     def wait(self, call: Call, size: int) -> None:
         """So many bytes of messages wait in the call for whoever is to take them."""

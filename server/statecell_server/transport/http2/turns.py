@@ -6,10 +6,14 @@ from collections import deque
 from typing import Protocol
 
 SHARE = 1e-3
-"""Seconds of a turn in which one connection's frames are read."""
-ALL = 3e-3
-"""The same, of all connections that had their shares before and have more to be read."""
-FRAMES = 16
+"""Seconds of a turn in which one connection's frames are read, while there are others."""
+ALONE, ALONE_AFTER = 10e-3, 0.1
+"""The same, of one beside which no other had anything to be read for so many seconds."""
+ALL = 1e-3
+"""The same, of all connections together that have sent more than their shares."""
+CALM = 0.02
+"""Seconds after which one is no longer taken for such a one."""
+FRAMES = 8
 """That are read between two looks at the clock."""
 
 
@@ -26,6 +30,13 @@ class Turns:
     def __init__(self) -> None:
         self._waiting: deque[Reader] = deque()
         self._scheduled = False
+        self._last, self._since = 0, 0.0  # who is read, and since when nobody else was
+
+    def share(self, reader: Reader, now: float) -> float:
+        """Seconds for which it may be read now."""
+        if self._last != id(reader):  # its id, for it must not be kept alive by this
+            self._last, self._since = id(reader), now
+        return ALONE if now - self._since > ALONE_AFTER else SHARE
 
     def wait(self, reader: Reader) -> None:
         """It is read on in the next turn, or in one after that."""

@@ -8,7 +8,7 @@ import grpc
 import pytest
 from hyperframe.frame import DataFrame, HeadersFrame
 from statecell_server.transport.http2 import server as server_module
-from statecell_server.transport.http2.turns import SHARE, Turns
+from statecell_server.transport.http2.turns import ALONE, ALONE_AFTER, SHARE, Turns
 from statecell_server.transport.limits import Limits
 
 from tests.server.transport.http2.echo import COUNT, SAY, TALK, Front, say
@@ -175,3 +175,13 @@ async def test_what_many_send_leaves_every_turn_to_others() -> None:
         longest, last, count = max(longest, now - last), now, count + 1
     assert count > 20
     assert longest < 20 * SHARE + 1.0  # a busy machine may take its time, too
+
+
+async def test_one_alone_has_a_longer_share_until_another_comes() -> None:
+    turns = Turns()
+    one, two = Greedy(turns, 1), Greedy(turns, 1)
+    assert turns.share(one, 10.0) == SHARE
+    assert turns.share(one, 10.0 + ALONE_AFTER / 2) == SHARE
+    assert turns.share(one, 10.0 + 2 * ALONE_AFTER) == ALONE
+    assert turns.share(two, 10.0 + 2 * ALONE_AFTER) == SHARE
+    assert turns.share(one, 10.0 + 2 * ALONE_AFTER) == SHARE
