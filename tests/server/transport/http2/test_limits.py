@@ -6,13 +6,18 @@ from collections.abc import Iterator
 
 import grpc
 import pytest
-from hyperframe.frame import DataFrame, HeadersFrame
+from hpack import Encoder
+from hyperframe.frame import DataFrame, HeadersFrame, PingFrame, SettingsFrame
 from statecell_server.transport.http2 import server as server_module
-from statecell_server.transport.http2.turns import ALONE, ALONE_AFTER, SHARE, Turns
+from statecell_server.transport.http2.call import Method
+from statecell_server.transport.http2.connection import Connection
+from statecell_server.transport.http2.shared import Shared
+from statecell_server.transport.http2.streams import TASK_SECONDS
+from statecell_server.transport.http2.turns import ALL, ALONE, ALONE_AFTER, FRAMES, SHARE, Turns
 from statecell_server.transport.limits import Limits
 
 from tests.server.transport.http2.echo import COUNT, SAY, TALK, Front, say
-from tests.server.transport.http2.raw import Raw, heads
+from tests.server.transport.http2.raw import PREFACE, Raw, heads, message
 
 EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
 PROTOCOL_ERROR = 1
@@ -149,37 +154,130 @@ def test_a_call_whose_message_does_not_come_ends(monkeypatch: pytest.MonkeyPatch
         front.close()
 
 
+class Clock:
+    """time.perf_counter, which goes on only where somebody works."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, tick: float = 0.0) -> None:
+        """`tick`: by which it goes on with each look at it."""
+        self.now, self.tick = 1.0, tick
+        monkeypatch.setattr("time.perf_counter", self)
+
+    def __call__(self) -> float:
+        self.now += self.tick
+        return self.now
+
+
 class Greedy:
     """Reads for a share, and has more to be read for so many turns."""
 
-    def __init__(self, turns: Turns, left: int) -> None:
-        self.turns, self.left = turns, left
+    def __init__(self, turns: Turns, clock: Clock, left: int) -> None:
+        self.turns, self.clock, self.left = turns, clock, left
 
     def read_on(self) -> None:
-        time.sleep(SHARE)
+        self.clock.now += SHARE
         self.left -= 1
         if self.left:
             self.turns.wait(self)
 
 
-async def test_what_many_send_leaves_every_turn_to_others() -> None:
+async def test_what_many_send_leaves_every_turn_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """Twenty who always have more: a turn of the loop stays short, and each of them has its share again and again."""
-    turns = Turns()
-    greedy = [Greedy(turns, 10) for _ in range(20)]
+    clock, turns = Clock(monkeypatch), Turns()
+    greedy = [Greedy(turns, clock, 10) for _ in range(20)]
     for reader in greedy:
         turns.wait(reader)
-    longest, count, last = 0.0, 0, time.perf_counter()
-    while any(reader.left for reader in greedy):
+    left, longest, spread = 200, 0, 0
+    while left:
         await asyncio.sleep(0)
-        now = time.perf_counter()
-        longest, last, count = max(longest, now - last), now, count + 1
-    assert count > 20
-    assert longest < 20 * SHARE + 1.0  # a busy machine may take its time, too
+        now = sum(reader.left for reader in greedy)
+        longest, left = max(longest, left - now), now
+        spread = max(spread, max(r.left for r in greedy) - min(r.left for r in greedy))
+    assert 1 <= longest <= ALL / SHARE + 1
+    assert spread == 1
 
 
-async def test_one_alone_has_a_longer_share_until_another_comes() -> None:
-    turns = Turns()
-    one, two = Greedy(turns, 1), Greedy(turns, 1)
+class Deaf(asyncio.Transport):
+    """Takes what is written, and knows whether it is read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reading = True
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        pass
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        pass
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def is_closing(self) -> bool:
+        return False
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
+
+
+async def test_who_has_sent_more_than_a_share_waits_for_a_turn_with_what_comes_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, shared = Clock(monkeypatch, tick=SHARE / 4), Shared({}, Limits())
+    connection, transport = Connection(shared, set()), Deaf()
+    connection.connection_made(transport)
+    connection.data_received(PREFACE + SettingsFrame(0).serialize())
+    assert transport.reading
+    pings = PingFrame(0, b"12345678").serialize() * 100
+    connection.data_received(pings)
+    assert not transport.reading
+    turns = 0
+    while not transport.reading:
+        before = connection.reads
+        await asyncio.sleep(0)
+        turns += 1
+        assert connection.reads <= before + 1
+    assert turns >= 3
+    connection.data_received(PingFrame(0, b"12345678").serialize())  # few, but of one that has sent many
+    assert not transport.reading
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert transport.reading
+    clock.now += 1.0
+    before = connection.reads
+    connection.data_received(PingFrame(0, b"12345678").serialize())
+    assert transport.reading
+    assert connection.reads == before + 1
+    connection.connection_lost(None)
+
+
+async def test_what_calls_will_cost_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading their headers takes no time at all here; what is begun by them is what they cost."""
+
+    async def served(message: bytes, _: object) -> bytes:
+        return message
+
+    Clock(monkeypatch)
+    handlers = {SAY: Method(grpc.unary_unary_rpc_method_handler(served, bytes, bytes))}
+    connection, transport = Connection(Shared(handlers, Limits()), set()), Deaf()
+    connection.connection_made(transport)
+    block = Encoder().encode(heads(SAY))
+    whole = DataFrame(1, message(b"x"), flags=["END_STREAM"])
+
+    def call(stream: int) -> bytes:
+        whole.stream_id = stream
+        return bytes(HeadersFrame(stream, block, flags=["END_HEADERS"]).serialize() + whole.serialize())
+
+    connection.data_received(PREFACE + SettingsFrame(0).serialize() + b"".join(call(1 + 2 * n) for n in range(100)))
+    assert 8 <= len(connection.calls) <= SHARE / TASK_SECONDS + 2 * FRAMES
+    assert not transport.reading
+    connection.connection_lost(None)
+    await asyncio.sleep(0)
+
+
+async def test_one_alone_has_a_longer_share_until_another_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, turns = Clock(monkeypatch), Turns()
+    one, two = Greedy(turns, clock, 1), Greedy(turns, clock, 1)
     assert turns.share(one, 10.0) == SHARE
     assert turns.share(one, 10.0 + ALONE_AFTER / 2) == SHARE
     assert turns.share(one, 10.0 + 2 * ALONE_AFTER) == ALONE
