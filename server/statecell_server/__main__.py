@@ -100,6 +100,11 @@ def serve(
     idle_connection: Annotated[
         float, typer.Option(help="Seconds without a call, after which a client is asked to connect anew.")
     ] = DEFAULTS.idle_connection,
+    tls_cert: Annotated[Path | None, typer.Option(help="PEM: the server's certificate. Clients speak TLS then.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM: its key. New files are noticed within seconds.")] = None,
+    tls_client_ca: Annotated[
+        Path | None, typer.Option(help="PEM: clients must show a certificate that one of these has signed.")
+    ] = None,
     threads: Annotated[int, typer.Option(help="Threads within one run of a model.")] = DEFAULTS.threads,
     drain_seconds: Annotated[
         float, typer.Option(help="Seconds to finish what is in flight at the end.")
@@ -200,6 +205,9 @@ def serve(
             max_connections=max_connections,
             connection_memory=_size("--connection-memory", connection_memory),
             idle_connection=idle_connection,
+            tls_cert=tls_cert,
+            tls_key=tls_key,
+            tls_client_ca=tls_client_ca,
             threads=threads,
             drain_seconds=drain_seconds,
             sequence_roll=sequence_roll,

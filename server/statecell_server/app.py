@@ -23,6 +23,7 @@ from statecell_server.transport import address
 from statecell_server.transport.grpcio_server import GrpcioServer
 from statecell_server.transport.http2.server import Server
 from statecell_server.transport.limits import Limits
+from statecell_server.transport.tls import Certificates, TlsError, TlsFiles
 
 SERVICES = ("statecell.v1.InferenceService", "inference.GRPCInferenceService")
 
@@ -30,6 +31,8 @@ log = logging.getLogger(__name__)
 
 EVERYWHERE = ("", "0.0.0.0", "::")
 LINGER_SECONDS = 0.25
+CERTIFICATE_SECONDS = 5.0
+"""Between two looks at the certificate's files."""
 STORE = "statecell.store"
 """What grpc.health.v1 is asked for to know whether durable sessions are served."""
 
@@ -41,6 +44,7 @@ class App:
         """Loads the models. Raises runtime.LoadError, and AddressError where it cannot listen, as run does."""
         self._config = config
         address.check(config.host, config.port)  # before the models, which may take minutes
+        self._certificates = self._read_certificates(config)
         self._store = self._guarded(config)
         self._engine = Engine(config, self._store, self._changed, self._lose)
         self._service = InferenceService(self._engine)
@@ -50,6 +54,15 @@ class App:
         self._lost = ""  # why no more can be served
         self._news = asyncio.Event()
         self._reported: set[str] = set()
+
+    @staticmethod
+    def _read_certificates(config: Config) -> Certificates | None:
+        if config.tls_cert is None or config.tls_key is None:
+            return None
+        try:
+            return Certificates(TlsFiles(config.tls_cert, config.tls_key, config.tls_client_ca))
+        except TlsError as error:
+            raise ConfigError(str(error)) from error
 
     def _guarded(self, config: Config) -> CircuitBreaker | None:
         if not config.store:
@@ -92,6 +105,8 @@ class App:
             raise address.explained(error, self._config.host, self._config.port) from error
         await self._report()
         tasks = [asyncio.create_task(self._keep_reporting())]
+        if self._certificates is not None:
+            tasks.append(asyncio.create_task(self._keep_certificates(self._certificates)))
         if self._store is not None:
             tasks.append(asyncio.create_task(self._store.watch()))
         # What was loaded stays: the collector need not look at it again. Steps leave no circles, so it can come rarely.
@@ -109,7 +124,7 @@ class App:
             raise DeviceLost(self._lost)
 
     def _announce(self, port: int) -> None:
-        if self._config.host in EVERYWHERE:
+        if self._config.host in EVERYWHERE and self._config.tls_client_ca is None:
             log.warning(
                 "--host %s: every machine that reaches port %d can use the models and sessions", self._config.host, port
             )
@@ -127,7 +142,7 @@ class App:
             memory=self._config.connection_memory,
             idle_seconds=self._config.idle_connection,
         )
-        server = (Server if self._config.front == "http2" else GrpcioServer)(limits)
+        server = (Server if self._config.front == "http2" else GrpcioServer)(limits, self._certificates)
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(self._service, server)
         server.add_direct_handlers(SERVICES[0], self._service.direct)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
@@ -142,6 +157,12 @@ class App:
             await self._news.wait()
             self._news.clear()
             await self._report()
+
+    @staticmethod
+    async def _keep_certificates(certificates: Certificates) -> None:
+        while True:
+            await asyncio.sleep(CERTIFICATE_SECONDS)
+            await asyncio.to_thread(certificates.look)  # files may be far away
 
     async def _report(self) -> None:
         """grpc.health.v1: the server as a whole, the services, each model by its name, and the store.

@@ -60,6 +60,9 @@ class Config:
     max_connections: int = 10_000
     connection_memory: int = 1 << 30
     idle_connection: float = 3600.0
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    tls_client_ca: Path | None = None
     threads: int = 1
     drain_seconds: float = 10.0
     sequence_roll: Path | None = None
@@ -93,6 +96,11 @@ class Config:
         if not 1 <= self.save_every <= 1_000_000:
             raise ConfigError(
                 f"--durability is every={_shown(self.save_every)}, expected every_step or every=N with N of 1 to 1000000"
+            )
+        if (self.tls_cert is None) != (self.tls_key is None) or (self.tls_client_ca is not None and self.tls_cert is None):
+            raise ConfigError(
+                f"--tls-cert is {self.tls_cert}, --tls-key is {self.tls_key}, --tls-client-ca is {self.tls_client_ca}; "
+                "expected a certificate and its key together, and the last one only with them"
             )
         self._check_store()
         for name, runtime in self.runtimes.items():

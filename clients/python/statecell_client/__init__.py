@@ -46,6 +46,7 @@ from statecell_client.retry import Retry
 from statecell_client.session import Session
 from statecell_client.snapshot import Snapshot
 from statecell_client.state import State
+from statecell_client.tls import Tls
 
 __all__ = [
     "AsyncClient",
@@ -87,4 +88,5 @@ __all__ = [
     "StepUnsettled",
     "StoreFull",
     "StoreUnavailable",
+    "Tls",
 ]

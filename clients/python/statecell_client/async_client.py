@@ -18,6 +18,7 @@ from statecell_client.layout import check_names, conform
 from statecell_client.model import Model, SessionInfo
 from statecell_client.retry import Retry, Route
 from statecell_client.snapshot import Snapshot
+from statecell_client.tls import Tls
 
 StateLike = Mapping[str, ArrayLike] | Sequence[ArrayLike]
 AsyncModule = Callable[..., Awaitable[Any]]
@@ -33,10 +34,15 @@ class AsyncClient:
     """
 
     def __init__(
-        self, addresses: str | Sequence[str], *, retry: Retry | None = None, transport: Transport | None = None
+        self,
+        addresses: str | Sequence[str],
+        *,
+        retry: Retry | None = None,
+        tls: Tls | None = None,
+        transport: Transport | None = None,
     ) -> None:
         retry = retry or Retry()
-        self._connection = Connection(transport or AsyncioTransport(retry.silence), addresses, retry)
+        self._connection = Connection(transport or AsyncioTransport(retry.silence, tls), addresses, retry)
         self._models: dict[tuple[str, str], Model] = {}
 
     async def models(self) -> list[Model]:

@@ -14,6 +14,7 @@ from statecell.v1.inference_pb2_grpc import InferenceServiceStub
 from statecell_client.connection import Headers, channel_options
 from statecell_client.errors import ServerUnreachable, from_rpc_error
 from statecell_client.retry import Retry
+from statecell_client.tls import Tls
 
 
 class BlockingDuplex:
@@ -44,8 +45,10 @@ class BlockingDuplex:
 class BlockingTransport:
     """A channel an address, opened when it is first needed."""
 
-    def __init__(self, silence: float = Retry.silence) -> None:
+    def __init__(self, silence: float = Retry.silence, tls: Tls | None = None) -> None:
+        """Raises as Tls.credentials."""
         self._options = channel_options(silence)
+        self._credentials = tls.credentials() if tls is not None else None
         self._channels: dict[str, grpc.Channel] = {}
         self._stubs: dict[str, InferenceServiceStub] = {}
         self._lock = threading.Lock()
@@ -53,7 +56,11 @@ class BlockingTransport:
     def _stub(self, address: str) -> InferenceServiceStub:
         with self._lock:
             if address not in self._stubs:
-                self._channels[address] = grpc.insecure_channel(address, options=self._options)
+                self._channels[address] = (
+                    grpc.insecure_channel(address, options=self._options)
+                    if self._credentials is None
+                    else grpc.secure_channel(address, self._credentials, options=self._options)
+                )
                 self._stubs[address] = InferenceServiceStub(self._channels[address])
             return self._stubs[address]
 

@@ -12,6 +12,7 @@ from statecell_client.model import Model, SessionInfo
 from statecell_client.retry import Retry
 from statecell_client.session import Session
 from statecell_client.snapshot import Snapshot
+from statecell_client.tls import Tls
 
 Module = Callable[..., Any]
 
@@ -24,12 +25,12 @@ class Client:
 
     `addresses`: "host:port", or several of them. Threads may share a client, not a session. Nothing is connected before the
     first call. A call that meets a server which is down or busy is repeated as `retry` says, a step with the same step_index,
-    so that it is applied once; where no address ever answered, ServerUnreachable comes at once.
+    so that it is applied once; where no address ever answered, ServerUnreachable comes at once. `tls`: None: in clear text.
     """
 
-    def __init__(self, addresses: str | Sequence[str], *, retry: Retry | None = None) -> None:
+    def __init__(self, addresses: str | Sequence[str], *, retry: Retry | None = None, tls: Tls | None = None) -> None:
         retry = retry or Retry()
-        self._core = AsyncClient(addresses, retry=retry, transport=BlockingTransport(retry.silence))
+        self._core = AsyncClient(addresses, retry=retry, transport=BlockingTransport(retry.silence, tls))
 
     def models(self) -> list[Model]:
         """What the server has, every version."""

@@ -10,13 +10,15 @@ import grpc
 from statecell_server.transport.exchange import WINDOW, Carrier, DirectHandler, Exchange
 from statecell_server.transport.http2.call import Call
 from statecell_server.transport.limits import Limits
+from statecell_server.transport.tls import Certificates
 
 
 class GrpcioServer:
     """Of the same shape as http2.server.Server."""
 
-    def __init__(self, limits: Limits) -> None:
-        """Of the limits, connections are not counted here."""
+    def __init__(self, limits: Limits, certificates: Certificates | None = None) -> None:
+        """Of the limits, connections and their memory are not counted here. `certificates`: None: in clear text."""
+        self._certificates = certificates
         self._server = grpc.aio.server(
             options=[
                 ("grpc.max_receive_message_length", limits.message),
@@ -41,7 +43,12 @@ class GrpcioServer:
     async def listen(self, host: str, port: int) -> int:
         """The port that it listens on: `port`, or a free one where that is 0. Raises OSError."""
         try:
-            found: int = self._server.add_insecure_port(f"{host}:{port}")
+            address = f"{host}:{port}"
+            found: int = (
+                self._server.add_insecure_port(address)
+                if self._certificates is None
+                else self._server.add_secure_port(address, self._certificates.credentials())
+            )
         except RuntimeError as error:
             raise OSError(str(error)) from error
         await self._server.start()

@@ -4,6 +4,7 @@ import datetime
 import json
 from dataclasses import asdict
 from importlib.metadata import version as version_of
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -13,11 +14,12 @@ from rich.table import Table
 from statecell.spec import StateSpec, TensorSpec
 
 from statecell_client.cli import session
-from statecell_client.cli.common import LOCAL, AsJson, Servers, connected, console, whole
+from statecell_client.cli.common import LOCAL, AsJson, Servers, connected, console, given, whole
 from statecell_client.cli.health import health
 from statecell_client.cli.infer import infer
 from statecell_client.cli.run import run
 from statecell_client.cli.watch import watch
+from statecell_client.tls import Tls
 
 # Without rich's markup: what stands in brackets is meant as it is written.
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -34,14 +36,25 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def main(
-    version: Annotated[
+    version: Annotated[  # noqa: ARG001
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
+    tls: Annotated[bool, typer.Option("--tls", envvar="STATECELL_TLS", help="The server speaks TLS.")] = False,
+    ca: Annotated[
+        Path | None, typer.Option("--tls-ca", envvar="STATECELL_TLS_CA", help="PEM: who may have signed its certificate.")
+    ] = None,
+    cert: Annotated[
+        Path | None, typer.Option("--tls-cert", envvar="STATECELL_TLS_CERT", help="PEM: this client's own certificate.")
+    ] = None,
+    key: Annotated[Path | None, typer.Option("--tls-key", envvar="STATECELL_TLS_KEY", help="PEM: and its key.")] = None,
 ) -> None:
     """Look at a statecell server and step its models.
 
     The server is --server HOST:PORT, or the environment's STATECELL_SERVER, or localhost:50051.
+
+    Example: statecell --tls-ca ca.pem models --server statecell.example.com:50051
     """
+    given.tls = Tls(ca, cert, key) if tls or ca or cert or key else None
 
 
 @app.command()

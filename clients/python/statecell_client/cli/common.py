@@ -11,6 +11,7 @@ from rich.table import Column
 
 from statecell_client.client import Client
 from statecell_client.errors import ServerUnreachable, StatecellError
+from statecell_client.tls import Tls
 
 console = Console()
 complaints = Console(stderr=True)
@@ -32,11 +33,20 @@ def whole(title: str) -> Column:
     return Column(title, no_wrap=True)
 
 
+class Given:
+    """What was said in front of the command's own name."""
+
+    tls: Tls | None = None
+
+
+given = Given()
+
+
 @contextmanager
 def connected(servers: list[str]) -> Iterator[Client]:
     """A client; an error ends the command with its message and exit code 1, without a traceback."""
     try:
-        with Client(servers) as client:
+        with Client(servers, tls=given.tls) as client:
             yield client
     except BrokenPipeError:  # whoever read the output has had enough, as head has; typer ends the command without a word
         raise

@@ -7,7 +7,7 @@ import grpc
 import typer
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from statecell_client.cli.common import LOCAL, AsJson, Servers
+from statecell_client.cli.common import LOCAL, AsJson, Servers, given
 from statecell_client.connection import check_address
 
 
@@ -36,7 +36,9 @@ def _status(address: str, service: str, timeout: float) -> str:
         check_address(address)
     except ValueError as error:
         return f"NO_ADDRESS: {error}"
-    with grpc.insecure_channel(address) as channel:
+    tls = given.tls
+    channel = grpc.insecure_channel(address) if tls is None else grpc.secure_channel(address, tls.credentials())
+    with channel:
         try:
             request = health_pb2.HealthCheckRequest(service=service)
             reply = health_pb2_grpc.HealthStub(channel).Check(request, timeout=timeout)

@@ -294,6 +294,9 @@ class Connection(asyncio.Protocol):
             return
         self._timer.cancel()
         self._timer = asyncio.get_running_loop().call_later(FAREWELL_SECONDS, self._transport.abort)
+        if not self._transport.can_write_eof():  # TLS has no such half of an end
+            self._transport.close()
+            return
         try:
             self._transport.write_eof()
         except OSError:  # the client has reset the connection, and asyncio does not know it yet

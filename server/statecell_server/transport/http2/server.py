@@ -13,10 +13,11 @@ import grpc
 
 from statecell_server.transport.exchange import DirectHandler
 from statecell_server.transport.http2.call import Method
-from statecell_server.transport.http2.connection import FAREWELL_SECONDS, Connection
+from statecell_server.transport.http2.connection import FAREWELL_SECONDS, GREETING_SECONDS, Connection
 from statecell_server.transport.http2.messages import Aborted
 from statecell_server.transport.http2.shared import Shared
 from statecell_server.transport.limits import Limits
+from statecell_server.transport.tls import Certificates
 
 BACKLOG = 4096
 """Connections that may wait to be accepted: all of a server's clients come at once after a restart."""
@@ -42,8 +43,10 @@ def _descriptors() -> int:
 class Server:
     """Takes servicers as grpc.aio.server() does; their methods are coroutines or asynchronous generators."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, certificates: Certificates | None = None) -> None:
+        """`certificates`: None: in clear text."""
         self._limits = limits
+        self._certificates = certificates
         self._handlers: dict[str, Method] = {}
         self._connections: set[Connection] = set()
         self._full = False  # which was said
@@ -68,7 +71,11 @@ class Server:
         self._shared = Shared(self._handlers, self._limits)
         loop = asyncio.get_running_loop()
         self._looking = loop.create_task(self._look())
-        self._listener = await loop.create_server(self._connection, host, port, backlog=BACKLOG)
+        secure: dict[str, Any] = {}
+        if self._certificates is not None:
+            secure |= {"ssl": self._certificates.context, "ssl_handshake_timeout": GREETING_SECONDS}
+            secure |= {"ssl_shutdown_timeout": FAREWELL_SECONDS}
+        self._listener = await loop.create_server(self._connection, host, port, backlog=BACKLOG, **secure)
         found: int = self._listener.sockets[0].getsockname()[1]
         return found
 

@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 from statecell_server.transport.http2.server import Server
 from statecell_server.transport.limits import Limits
+from statecell_server.transport.tls import Certificates
 
 SAY, TALK, COUNT, REPEAT, HOLD = (f"/test.Echo/{name}" for name in ("Say", "Talk", "Count", "Repeat", "Hold"))
 
@@ -108,9 +109,14 @@ class Echo:
 class Front:
     """A front.Server with an Echo, on an event loop in a thread of its own."""
 
-    def __init__(self, loop_factory: Callable[[], asyncio.AbstractEventLoop] | None, limits: Limits = LIMITS) -> None:
+    def __init__(
+        self,
+        loop_factory: Callable[[], asyncio.AbstractEventLoop] | None,
+        limits: Limits = LIMITS,
+        certificates: Certificates | None = None,
+    ) -> None:
         self.echo = Echo()
-        self.server = Server(limits)
+        self.server = Server(limits, certificates)
         self.server.add_registered_method_handlers("test.Echo", self.echo.handlers())
         self.errors: list[dict[str, Any]] = []
         """What the event loop's exception handler was told."""
