@@ -1,7 +1,7 @@
 """Rows: what nearly all requests of the protocol's sequences are, one time step, on a short way through the server."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -13,7 +13,7 @@ from statecell_server.errors import StatecellError
 from statecell_server.protocols.oip.request import Key
 from statecell_server.protocols.oip.sequence import Sequence
 from statecell_server.protocols.oip.sequences import Sequences
-from statecell_server.protocols.oip.wire import DATATYPES
+from statecell_server.protocols.oip.wire import DATATYPES, PARAMETERS
 from statecell_server.protocols.protobuf import Seen, field, varint
 from statecell_server.sessions.session import Home, Session
 
@@ -126,8 +126,8 @@ class Rows:
         self._sizes: Seen[bytes, int] = Seen(MODELS)  # of a row's data, by what names the model
         self._forms: Seen[tuple[bytes, bytes], tuple[Key, Home] | None] = Seen(PIECES)  # None: no row, whatever its data
 
-    def begin(self, message: bytes, over: Over) -> Row | None:
-        """A ModelInferRequest, serialised; the row, where it is one, and on its way."""
+    def begin(self, message: bytes, over: Over, behind: Container[Key] = ()) -> Row | None:
+        """A ModelInferRequest, serialised; the row, where it is one, and on its way; none of a sequence in `behind`."""
         try:
             at = _after(message, 0, 0x0A)
             if message[at] == 0x12:
@@ -137,7 +137,7 @@ class Rows:
         except (IndexError, ValueError):
             return None
         found = self._find(message[:at], message[end:])
-        return None if found is None else self._begin(found, message, request_id, over)
+        return None if found is None or found[0] in behind else self._begin(found, message, request_id, over)
 
     def _find(self, model: bytes, rest: bytes) -> tuple[Key, Home] | None:
         """The sequence of a row and where that is at home, by what names the model and what follows the id; None: no row."""
@@ -205,8 +205,12 @@ def _key(request: pb.ModelInferRequest) -> Key | None:
     sequence_id: object = None
     for name, value in request.parameters.items():
         kind = value.WhichOneof("parameter_choice")
-        if name == "sequence_id" and kind in ("int64_param", "uint64_param", "string_param"):
+        if name not in PARAMETERS:  # of no meaning here
+            continue
+        if kind is None or kind not in PARAMETERS[name][0] or name == "step_index":
+            return None
+        if name == "sequence_id":
             sequence_id = getattr(value, kind)
-        elif name not in ("sequence_start", "sequence_end") or kind != "bool_param" or value.bool_param:
+        elif value.bool_param and name != "sequence_replace":  # which says something with sequence_start alone
             return None
     return (request.model_name, str(sequence_id)) if sequence_id else None

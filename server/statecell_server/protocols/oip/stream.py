@@ -1,14 +1,16 @@
 """InferStream: the requests of one ModelStreamInfer call."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 from statecell.oip import inference_pb2 as pb
 
 from statecell_server.errors import StatecellError
+from statecell_server.protocols.oip.request import Key
 from statecell_server.protocols.oip.rows import FINAL, Over, Row, Rows
-from statecell_server.protocols.oip.wire import write_streamed_error
+from statecell_server.protocols.oip.wire import sequence_of, write_streamed_error
 from statecell_server.protocols.protobuf import field
 from statecell_server.protocols.stream import MessageStream
 
@@ -25,13 +27,11 @@ class InferStream(MessageStream):
         self._rows = rows
         self._count = count
         self._loop = asyncio.get_running_loop()
-        self._unstarted = 0  # tasks that have not had their first turn, and so do not have their places yet
+        self._unstarted: Counter[Key] = Counter()  # sequences of tasks that have not had their first turn, and so no places yet
 
     def receive_bytes(self, message: bytes) -> bool:
         """Whether the message was a row, and is on its way."""
-        if self._unstarted:
-            return False  # it would overtake them
-        row = self._rows.begin(message, self._row_over)
+        row = self._rows.begin(message, self._row_over, self._unstarted)  # which it must not overtake
         if row is None:
             return False
         self._pending.add(row)
@@ -49,13 +49,16 @@ class InferStream(MessageStream):
         self._answer(response)
 
     def receive(self, request: pb.ModelInferRequest) -> None:
-        self._unstarted += 1
-        task = self._loop.create_task(self._start(request))
+        key = sequence_of(request)
+        self._unstarted[key] += 1
+        task = self._loop.create_task(self._start(request, key))
         self._pending.add(task)
         task.add_done_callback(self._over)
 
-    async def _start(self, request: pb.ModelInferRequest) -> pb.ModelStreamInferResponse:
-        self._unstarted -= 1
+    async def _start(self, request: pb.ModelInferRequest, key: Key) -> pb.ModelStreamInferResponse:
+        self._unstarted[key] -= 1
+        if not self._unstarted[key]:
+            del self._unstarted[key]
         return await self._infer(request)
 
     def _over(self, task: asyncio.Task[pb.ModelStreamInferResponse]) -> None:

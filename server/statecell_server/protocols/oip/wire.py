@@ -9,7 +9,7 @@ from statecell.oip import inference_pb2 as pb
 from statecell.tensor import MOST_AXES, Array
 
 from statecell_server.errors import DtypeMismatch, InvalidRequest, StatecellError
-from statecell_server.protocols.oip.request import Answer, SequenceRequest
+from statecell_server.protocols.oip.request import Answer, Key, SequenceRequest
 
 DATATYPES = {
     "float32": "FP32",
@@ -38,13 +38,13 @@ _CONTENTS = {
 LONGEST_ID = 256
 """Characters of a sequence's id, and of a request's: both are kept."""
 _INTEGER = ("int64_param", "uint64_param")
-_FLAG = (("bool_param",), "true or false")
-_PARAMETERS: dict[str, tuple[tuple[str, ...], str]] = {
+FLAG = (("bool_param",), "true or false")
+PARAMETERS: dict[str, tuple[tuple[str, ...], str]] = {
     "sequence_id": ((*_INTEGER, "string_param"), "an integer or a string"),
-    "sequence_start": _FLAG,
-    "sequence_end": _FLAG,
-    "sequence_replace": _FLAG,
-    "durable": _FLAG,
+    "sequence_start": FLAG,
+    "sequence_end": FLAG,
+    "sequence_replace": FLAG,
+    "durable": FLAG,
     "step_index": (_INTEGER, "0 or more"),
 }
 """Those of sequences: their types, and what a message calls them."""
@@ -130,19 +130,28 @@ def read_request(request: pb.ModelInferRequest) -> SequenceRequest | None:
     )
 
 
+def sequence_of(request: pb.ModelInferRequest) -> Key:
+    """Whose step the request is, if it is one, and whatever else is wrong with it."""
+    if "sequence_id" not in request.parameters:
+        return request.model_name, ""
+    parameter = request.parameters["sequence_id"]
+    kind = parameter.WhichOneof("parameter_choice")
+    return request.model_name, "" if kind is None else str(getattr(parameter, kind))
+
+
 def _read_parameters(request: pb.ModelInferRequest) -> dict[str, Any]:
     """Those of sequences that are there; others are ignored. Raises InvalidRequest."""
     values: dict[str, Any] = {}
     parameters = request.parameters
     for name in parameters:
-        if name not in _PARAMETERS:
+        if name not in PARAMETERS:
             continue
         parameter = parameters[name]
         kind = parameter.WhichOneof("parameter_choice")
         if kind is None:
             raise InvalidRequest(f"parameter {name!r} has no value", field=name)
         values[name] = getattr(parameter, kind)
-        kinds, expected = _PARAMETERS[name]
+        kinds, expected = PARAMETERS[name]
         if kind not in kinds:
             raise InvalidRequest(f"{name} is {values[name]!r}, expected {expected}", field=name)
     return values
