@@ -77,9 +77,11 @@ class Scheduler:
 
         Raises QueueFull, StateBudgetExceeded.
         """
-        self._check_room()
+        if self.waiting >= self.max_queue:
+            self._check_room()
         assert self.layout is not None, "rows are gathered by it"
-        self._budget.check(self.layout.cost)
+        if self._budget.used + self.layout.cost > self._budget.limit:
+            self._budget.check(self.layout.cost)
         repeatable = step_index is not None
         step = self._open.get(repeatable)
         if step is None or step.callers >= self._max_rows:

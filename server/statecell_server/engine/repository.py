@@ -145,7 +145,8 @@ class Repository:
 
     def of(self, session: Session) -> Runner:
         """Where the session is at home. It is there: a version that has sessions is not unloaded."""
-        return self._runners[session.model][session.version]
+        home = session.home
+        return self._runners[home.name][home.version]
 
     async def holding(self, name: str, version: str, digest: str) -> Runner:
         """Where a session of this digest goes on: its own version, or another one of the same artifact.

@@ -1,5 +1,6 @@
 """Rows: what nearly all requests of the protocol's sequences are, one time step, on a short way through the server."""
 
+import functools
 import time
 from collections.abc import Callable, Container
 
@@ -30,6 +31,13 @@ FINAL = _FINAL.SerializeToString()
 Over = Callable[["Row", bytes | StatecellError], None]
 
 
+@functools.lru_cache(4096)
+def _indexed(step_index: int) -> bytes:
+    """The parameter that says it, as a field of the answer."""
+    index = b"\x10" + varint(step_index)  # int64_param
+    return field(4, b"%b\x12%c%b" % (_STEP_INDEX, len(index), index))
+
+
 class RowWire:
     """One row of a model on the wire: what must come, and what around its outputs is always the same."""
 
@@ -38,13 +46,14 @@ class RowWire:
         self.end = b"\x3a" + varint(self.size)  # of the form
         self._home = home
         self._input = (layout.name, DATATYPES[layout.dtype.name], list(layout.shape))
+        self._shape = layout.shape
         self._outputs = [output.name for output, _, _ in layout.outputs]
         self._sizes = [size for _, _, size in layout.outputs]
         self._head = pb.ModelInferResponse(model_name=home.name, model_version=home.version).SerializeToString()
         tensors = pb.ModelInferResponse()
         for output, shape, _ in layout.outputs:
             tensors.outputs.add(name=output.name, datatype=DATATYPES[np.dtype(output.dtype).name], shape=shape)
-        self._tensors = tensors.SerializeToString()
+        self._tensors = tensors.SerializeToString() + b"\x32" + varint(self._sizes[0])
 
     def fits(self, request: pb.ModelInferRequest) -> bool:
         """Whether the request is a row of the model, all its data and nothing else raw."""
@@ -61,16 +70,16 @@ class RowWire:
 
     def content(self, data: bytes) -> int:
         """As SequenceRequest.content of the same request."""
-        return hash((False, False, self._input[0], tuple(self._input[2]), data))
+        return hash((False, False, self._input[0], self._shape, data))
 
-    def answer(self, request_id: str, reply: bytes, step_index: int) -> bytes:
-        """A ModelInferResponse, serialised."""
-        index = b"\x10" + varint(step_index)  # int64_param
-        named = field(3, request_id.encode()) if request_id else b""
-        parts = [self._head, named, field(4, b"%b\x12%c%b" % (_STEP_INDEX, len(index), index)), self._tensors]
-        start = 0
-        for size in self._sizes:
-            parts += b"\x32", varint(size), reply[start : start + size] if len(self._sizes) > 1 else reply
+    def answer(self, named: bytes, reply: bytes, step_index: int) -> bytes:
+        """A ModelInferResponse, serialised. `named`: its id, as a field, which is that of the request."""
+        if len(self._sizes) == 1:
+            return b"%b%b%b%b%b" % (self._head, named, _indexed(step_index), self._tensors, reply)
+        parts = [self._head, named, _indexed(step_index), self._tensors, reply[: self._sizes[0]]]
+        start = self._sizes[0]
+        for size in self._sizes[1:]:
+            parts += b"\x32", varint(size), reply[start : start + size]
             start += size
         return b"".join(parts)
 
@@ -78,16 +87,25 @@ class RowWire:
 class Row:
     """A request in flight; as batching.gathering.Row."""
 
-    __slots__ = ("_began", "_data", "_over", "_request_id", "_sequence", "_wire", "home", "message", "placed")
+    __slots__ = ("_began", "_data", "_named", "_over", "_request_id", "_sequence", "_wire", "home", "message", "placed")
 
     placed: tuple[GatheredStep, int]
 
     def __init__(
-        self, home: Home, wire: RowWire, sequence: Sequence, message: bytes, request_id: str, data: bytes, over: Over
+        self,
+        home: Home,
+        wire: RowWire,
+        sequence: Sequence,
+        message: bytes,
+        named: bytes,
+        request_id: str,
+        data: bytes,
+        over: Over,
     ) -> None:
-        """`over` gets the ModelInferResponse, serialised, or why there is none."""
+        """`named`: `request_id`, as a field. `over` gets the ModelInferResponse, serialised, or why there is none."""
         self.home, self.message = home, message
-        self._wire, self._sequence, self._request_id, self._data, self._over = wire, sequence, request_id, data, over
+        self._wire, self._sequence, self._named, self._request_id = wire, sequence, named, request_id
+        self._data, self._over = data, over
         self._began = time.perf_counter_ns()
 
     @property
@@ -99,7 +117,7 @@ class Row:
         if self._request_id:
             self._sequence.remember(self._request_id, step_index - 1, self._wire.content(self._data))
         self._sequence.leave()
-        self._over(self, self._wire.answer(self._request_id, reply, step_index))
+        self._over(self, self._wire.answer(self._named, reply, step_index))
 
     def refused(self, error: StatecellError) -> None:
         self._sequence.leave()
@@ -137,7 +155,7 @@ class Rows:
         except (IndexError, ValueError):
             return None
         found = self._find(message[:at], message[end:])
-        return None if found is None or found[0] in behind else self._begin(found, message, request_id, over)
+        return None if found is None or found[0] in behind else self._begin(found, message, message[at:end], request_id, over)
 
     def _find(self, model: bytes, rest: bytes) -> tuple[Key, Home] | None:
         """The sequence of a row and where that is at home, by what names the model and what follows the id; None: no row."""
@@ -148,7 +166,7 @@ class Rows:
                 return self._forms[form]
         return self._read(model, rest)
 
-    def _begin(self, found: tuple[Key, Home], message: bytes, request_id: str, over: Over) -> Row | None:
+    def _begin(self, found: tuple[Key, Home], message: bytes, named: bytes, request_id: str, over: Over) -> Row | None:
         key, home = found
         sequence = self._live(key)
         session = None if sequence is None or sequence.busy else self._known(sequence.session_id)
@@ -158,7 +176,7 @@ class Rows:
         if wire is None:
             return None
         data = message[len(message) - wire.size :]
-        row = Row(home, wire, sequence, message, request_id, data, over)
+        row = Row(home, wire, sequence, message, named, request_id, data, over)
         try:
             placed = self._gather(session, session.step_index, data, row)
         except StatecellError:

@@ -77,13 +77,14 @@ class Sequence:
 
     def remember(self, request_id: str, index: int, content: int) -> None:
         """The request was the step at `index`."""
-        if request_id not in self._applied:
-            self._budget.used += _cost(request_id)
-        self._applied[request_id] = index, content
-        if len(self._applied) > REMEMBERED_IDS:
-            oldest = next(iter(self._applied))
-            del self._applied[oldest]
-            self._budget.used -= _cost(oldest)
+        applied = self._applied
+        if request_id not in applied:
+            self._budget.used += ENTRY_BYTES + len(request_id)
+        applied[request_id] = index, content
+        if len(applied) > REMEMBERED_IDS:
+            oldest = next(iter(applied))
+            del applied[oldest]
+            self._budget.used -= ENTRY_BYTES + len(oldest)
 
 
 def _cost(request_id: str) -> int:

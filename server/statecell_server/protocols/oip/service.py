@@ -44,8 +44,20 @@ EXTENSIONS = (
 class Count:
     """Requests for one model, and the nanoseconds from their arrival to their answers."""
 
+    __slots__ = ("failed", "failed_ns", "succeeded", "succeeded_ns")
+
     def __init__(self) -> None:
-        self.success = self.fail = (0, 0)
+        self.succeeded = self.succeeded_ns = self.failed = self.failed_ns = 0
+
+    @property
+    def success(self) -> tuple[int, int]:
+        """(requests, nanoseconds)"""
+        return self.succeeded, self.succeeded_ns
+
+    @property
+    def fail(self) -> tuple[int, int]:
+        """(requests, nanoseconds)"""
+        return self.failed, self.failed_ns
 
 
 class GRPCInferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
@@ -123,9 +135,11 @@ class GRPCInferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
     def _count(self, row: Row, answer: bytes | StatecellError) -> None:
         count = self._counts[row.home.name, row.home.version]
         if isinstance(answer, bytes):
-            count.success = count.success[0] + 1, count.success[1] + row.ns
+            count.succeeded += 1
+            count.succeeded_ns += row.ns
         else:
-            count.fail = count.fail[0] + 1, count.fail[1] + row.ns
+            count.failed += 1
+            count.failed_ns += row.ns
 
     async def _infer_streamed(self, request: pb.ModelInferRequest) -> pb.ModelStreamInferResponse:
         response = pb.ModelStreamInferResponse()
@@ -148,7 +162,8 @@ class GRPCInferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
             self._failed(request, time.perf_counter_ns() - began)
             raise
         count = self._counts[answer.runner.name, answer.runner.version]
-        count.success = count.success[0] + 1, count.success[1] + time.perf_counter_ns() - began
+        count.succeeded += 1
+        count.succeeded_ns += time.perf_counter_ns() - began
         return message
 
     ModelInfer = unary(answer)
@@ -167,7 +182,8 @@ class GRPCInferenceService(inference_pb2_grpc.GRPCInferenceServiceServicer):
         except ModelNotFound:
             return
         count = self._counts[runner.name, runner.version]
-        count.fail = count.fail[0] + 1, count.fail[1] + ns
+        count.failed += 1
+        count.failed_ns += ns
 
     @unary
     async def ModelStatistics(self, request: pb.ModelStatisticsRequest) -> pb.ModelStatisticsResponse:
