@@ -130,6 +130,12 @@ class StateBudgetExceeded(StatecellError):
     reason = "STATE_BUDGET_EXCEEDED"
     retry_seconds = 1.0
 
+    def __init__(self, message: str, *, ever: bool = True, **metadata: object) -> None:
+        """`ever`: whether there could be room at another time; else nobody is told to wait."""
+        super().__init__(message, **metadata)
+        if not ever:
+            self.retry_seconds = None
+
 
 class Draining(StatecellError):
     """Nobody's fault: the server is about to stop and takes no new sessions. Another one will."""
