@@ -83,12 +83,13 @@ def test_an_axis_that_goes_where_its_size_is_1_is_named(
         export(kind(), lines, name="squeezed", out=tmp_path)
 
 
+@pytest.mark.parametrize("form", ["float32", "int8"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_not_finite_are_named(value: float, tmp_path: Path) -> None:
+def test_weights_that_are_not_finite_are_named(value: float, form: str, tmp_path: Path) -> None:
     module = Around()
     module.gru.weight_hh_l0.data[1, 2] = value
     with pytest.raises(ModuleRefusedError, match=r"'gru\.weight_hh_l0' has values that are not finite"):
-        export(module, X, name="diverged", out=tmp_path)
+        export(module, X, name="diverged", out=tmp_path, form=form)
 
 
 def test_a_class_in_place_of_a_module_is_told_to_be_made(tmp_path: Path) -> None:
