@@ -54,8 +54,9 @@ class MadeByTheFirstCall(nn.Module):
         h = self.h if hasattr(self, "h") else x.new_zeros(x.size(0), 6)
         total = getattr(self.body, "total", torch.zeros_like(h))
         self.h: Tensor = self.cell(x, h)
-        self.body.total = total + self.h
-        return self.h + self.body.total
+        summed: Tensor = total + self.h
+        self.body.total = summed
+        return self.h + summed
 
 
 class Leaky(nn.Module):
