@@ -22,15 +22,25 @@ from statecell_export.errors import ExportError
 from statecell_export.report import Proof, Report
 
 # Without rich's markup, which would take the axes in "x:float32[seq_len,batch,10]" for a style.
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 console = Console(highlight=False)
 complaints = Console(stderr=True, highlight=False)
 
 Out = Annotated[Path, typer.Option(help="The model repository to write into.")]
 Name = Annotated[str, typer.Option(help="The model's name: its folder in the repository.")]
 Number = Annotated[int, typer.Option(help="The version to write; one that is there is replaced.")]
-Target = Annotated[str, typer.Argument(help="What makes the module, as pkg.mod:factory; it may return (module, example).")]
-Checkpoint = Annotated[Path | None, typer.Option(help="Its weights, from torch.save(module.state_dict(), …).")]
+Target = Annotated[
+    str,
+    typer.Argument(help="What makes the module, as pkg.mod:factory or pkg/mod.py:factory; it may return (module, example)."),
+]
+Checkpoint = Annotated[
+    Path | None, typer.Option(help="Its weights: what torch.save(module.state_dict(), …) wrote, or .safetensors.")
+]
 Lines = Annotated[
     list[str] | None, typer.Option(help='An input and its axes, such as "x:float32[seq_len,batch,10]"; again for more.')
 ]
@@ -237,11 +247,12 @@ def proof_table(proof: Proof) -> Table:
 
 def _made(target: str, checkpoint: Path | None, example: list[str] | None, *, needed: bool = True) -> tuple[Any, Any]:
     """The module with its weights, and the example: the command's before the factory's."""
-    from statecell_export import checkpoint as weights
+    from statecell_export.checkpoint import load
+    from statecell_export.factory import make
 
-    made, given = weights.make(target)
+    made, given = make(target)
     if checkpoint is not None:
-        weights.load(made, checkpoint)
+        load(made, checkpoint)
     if needed and not example and given is None:
         raise ExportError(
             'an example is needed: --example "x:float32[seq_len,batch,10]", or a factory that returns (module, example)'

@@ -17,13 +17,14 @@ from statecell_export.assumptions import assumptions
 from statecell_export.errors import ExampleError, ExportError, ModuleRefusedError, VerificationError
 from statecell_export.judging.branches import branch
 from statecell_export.judging.judge import Judge
+from statecell_export.judging.outside import outside
 from statecell_export.proving.grid import Case
 from statecell_export.proving.runners import Arrays, runner
 from statecell_export.proving.streaming import min_batch, only_a_loop, why_not
 from statecell_export.proving.verify import Verifier
 from statecell_export.quiet import quiet
 from statecell_export.reading import kept
-from statecell_export.reading.eager import check_eager, uncompile, untie
+from statecell_export.reading.eager import check_eager, check_finite, uncompile, untie
 from statecell_export.reading.example import Arguments, read
 from statecell_export.reading.lift import Lifted
 from statecell_export.reading.probe import Probe, probe
@@ -92,6 +93,11 @@ class _Export:
         source, verifier, judge = study(original, read(original, example), self.name, self.form, self.states)
         ways = recipes(source)
         failures: list[ExportError] = [] if ways else [only_a_loop(source.module, source.found, source.spec.reason)]
+        if where := outside(copy.deepcopy(source.module), source.found.arguments):
+            raise ModuleRefusedError(
+                f"{type(original).__name__}.forward computes with values outside of PyTorch ({where}), where nothing can be "
+                "followed: a trace would keep the example's for ever; compute them with torch's own functions"
+            )
         if where := branch(copy.deepcopy(source.module), source.found.arguments):
             ways = [recipe for recipe in ways if recipe.name == SCRIPT]
             failures.append(
@@ -187,9 +193,12 @@ def study(
 def prepared(module: nn.Module) -> nn.Module:
     """A copy in eval mode on the CPU. Raises ModuleRefusedError where it is not float32, or no module."""
     if not isinstance(module, nn.Module):
-        weights = "; make the module and call module.load_state_dict(weights) first" if isinstance(module, Mapping) else ""
-        raise ModuleRefusedError(f"module is a {type(module).__name__}, expected an nn.Module{weights}")
+        what = f"the class {module.__name__}" if isinstance(module, type) else f"a {type(module).__name__}"
+        advice = "; make the module and call module.load_state_dict(weights) first" if isinstance(module, Mapping) else ""
+        advice = f"; make one of it: {module.__name__}(…)" if isinstance(module, type) else advice
+        raise ModuleRefusedError(f"module is {what}, expected an nn.Module{advice}")
     check_eager(module)
+    check_finite(module)
     try:
         module = uncompile(copy.deepcopy(module)).eval().cpu()
     except RuntimeError as error:  # it has run, and holds weights that it computed from others

@@ -24,7 +24,9 @@ LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 DEFAULTS = Config(models=Path())
 
 # Without rich's markup: what stands in brackets is meant as it is written.
-app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
+app = typer.Typer(
+    rich_markup_mode=None, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]}
+)
 
 
 def size(text: str) -> int:

@@ -45,7 +45,7 @@ class App:
         self._config = config
         address.check(config.host, config.port)  # before the models, which may take minutes
         self._certificates = self._read_certificates(config)
-        self._store = self._guarded(config)
+        self._store = self._store_behind(config)
         self._engine = Engine(config, self._store, self._changed, self._lose)
         self._service = InferenceService(self._engine)
         self._oip_service = GRPCInferenceService(self._engine, config)
@@ -64,7 +64,8 @@ class App:
         except TlsError as error:
             raise ConfigError(str(error)) from error
 
-    def _guarded(self, config: Config) -> CircuitBreaker | None:
+    def _store_behind(self, config: Config) -> CircuitBreaker | None:
+        """The store of the configuration behind its circuit breaker, where there is one. Raises ConfigError."""
         if not config.store:
             return None
         if config.store == "memory":

@@ -128,7 +128,13 @@ class StateBudgetExceeded(StatecellError):
     """Nobody's fault: the memory for states is taken. Delete sessions, or serve with a larger --state-memory."""
 
     reason = "STATE_BUDGET_EXCEEDED"
-    retry_seconds = 1.0
+    retry_seconds: float | None = 1.0
+
+    def __init__(self, message: str, *, ever: bool = True, **metadata: object) -> None:
+        """`ever`: whether there could be room at another time; else nobody is told to wait."""
+        super().__init__(message, **metadata)
+        if not ever:
+            self.retry_seconds = None
 
 
 class Draining(StatecellError):

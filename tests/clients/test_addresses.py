@@ -1,9 +1,9 @@
 """What may stand where a server's address is expected."""
 
 import pytest
-from statecell_client import Client
+from statecell_client import AsyncClient, Client, Retry
+from statecell_client.address import check
 from statecell_client.cli.app import app
-from statecell_client.connection import check_address
 from typer.testing import CliRunner
 
 
@@ -23,10 +23,47 @@ def test_a_web_address_is_refused_with_the_address_to_write(given: str, advised:
 
 
 @pytest.mark.parametrize(
+    ("given", "advised"),
+    [
+        ("box", "'box:50051'"),
+        ("10.0.0.2", "'10.0.0.2:50051'"),
+        ("box:", "'box:50051'"),
+        ("box:http", "'box:50051'"),
+        ("box:70000", "'box:50051'"),
+        ("box:0", "'box:50051'"),
+        (":9000", "'localhost:50051'"),
+        ("box:9000/", "'box:9000'"),
+        (" box:9000", "'box:9000'"),
+        ("one:1,two:2", "each server by itself: 'one:1' and 'two:2'"),
+        ("one:1 two:2", "each server by itself: 'one:1' and 'two:2'"),
+        ("fe80::1:9000", "in brackets: '[::1]:50051'"),
+    ],
+)
+def test_what_is_no_host_and_port_is_refused_with_what_to_write(given: str, advised: str) -> None:
+    with pytest.raises(ValueError, match="is not HOST:PORT") as refused:
+        AsyncClient(given)
+    assert str(refused.value).endswith(advised)
+
+
+@pytest.mark.parametrize("given", [None, 50051, [], ["box:1", ""], ("box", 50051), b"box:1"])
+def test_what_is_no_text_is_refused_as_what_it_is(given: object) -> None:
+    with pytest.raises(ValueError, match="expected one or more such as 'localhost:50051'"):
+        Client(given)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("retry", [5, {"timeout": 3}])
+def test_what_is_no_retry_is_refused(retry: object) -> None:
+    with pytest.raises(ValueError, match=r"expected a Retry, such as Retry\(timeout=30\)"):
+        Client("box:1", retry=retry)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="Retry's timeout is None, expected seconds"):
+        Retry(timeout=None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
     "given", ["box:9000", "[::1]:7000", "dns:///box:9000", "unix:///run/statecell.sock", "ipv4:10.0.0.2:80"]
 )
 def test_what_grpc_itself_takes_for_an_address_is_let_through(given: str) -> None:
-    check_address(given)
+    check(given)
 
 
 def test_health_gives_a_web_address_as_its_own_answer() -> None:

@@ -69,7 +69,7 @@ def test_several_inputs_are_given_by_name(statecell: Statecell) -> None:
 def test_an_id_is_stepped_as_a_number(statecell: Statecell) -> None:
     session_id = statecell("session", "create", "letters").stdout.strip()
     assert len(statecell("step", session_id, "5").stdout.split()) == 17
-    assert "invalid literal" in statecell("step", session_id, "five", exit_code=1).output
+    assert "'five', expected whole numbers" in statecell("step", session_id, "five", exit_code=1).output
     statecell("session", "delete", session_id)
 
 
@@ -147,7 +147,7 @@ def test_each_mistake_says_what_to_do(statecell: Statecell, tmp_path: Path) -> N
         (("run", good, "--model", "lstm", "--out", tmp_path / "out.txt"), "expected .csv"),
         (("run", good, "--model", "lstm", "--out", tmp_path / "no" / "out.csv"), "there is no folder"),
         (("run", good, "--model", "nope"), "there is no model 'nope'"),
-        (("run", tmp_path / "x.txt", "--model", "lstm"), "expected .csv, .npy or .npz"),
+        (("run", tmp_path / "x.txt", "--model", "lstm"), "expected .csv, .tsv, .npy or .npz"),
         (("run", good, "--model", "lstm", "--out", tmp_path), "expected .csv"),
         (("run", empty, "--model", "lstm"), "is empty, expected a line for each time step"),
         (("run", titles, "--model", "lstm"), "has titles and nothing below them"),
@@ -186,14 +186,14 @@ def test_columns_are_chosen_by_title_or_number_and_delimiters_may_be_others(
 
 
 def test_a_run_that_fails_leaves_the_file_that_was_there_and_makes_none(statecell: Statecell, tmp_path: Path) -> None:
-    (tmp_path / "bad.csv").write_text("0.5,nan\n")
+    np.save(tmp_path / "bad.npy", np.array([[0.5, np.nan]], np.float32))
     old, new = tmp_path / "old.csv", tmp_path / "new.csv"
     old.write_text("precious")
     for out in (old, new):
-        said = statecell("run", tmp_path / "bad.csv", "--model", "rates", "--out", out, exit_code=1).output
+        said = statecell("run", tmp_path / "bad.npy", "--model", "rates", "--out", out, exit_code=1).output
         assert "NonFiniteInput" in said
     assert old.read_text() == "precious"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.csv", "old.csv"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.npy", "old.csv"]
 
 
 def test_a_stateless_call_from_a_file_gives_what_infer_gives(statecell: Statecell, client: Client, tmp_path: Path) -> None:

@@ -121,8 +121,14 @@ def test_adopt_and_inspect_a_stranger(workplace: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda weights: weights.pop("head.bias"), "missing head.bias; unexpected nothing"),
-        (lambda weights: weights.update(extra=torch.zeros(1)), "missing nothing; unexpected extra"),
+        (
+            lambda weights: weights.pop("head.bias"),
+            "does not fit Tagger: Tagger has head.bias besides; make the module as it was",
+        ),
+        (
+            lambda weights: weights.update(extra=torch.zeros(1)),
+            "does not fit Tagger: it has extra besides; make the module as it was",
+        ),
         (lambda weights: weights.update({"head.bias": torch.zeros(9)}), "'head.bias' is [9], Tagger has [5]"),
     ],
 )

@@ -128,14 +128,6 @@ def test_weights_behind_a_parametrization_stay_whole(tmp_path: Path) -> None:
     assert ((1, 160, 40), onnx.TensorProto.FLOAT) in shapes
 
 
-@pytest.mark.parametrize("bad", [float("inf"), float("nan")])
-def test_weights_that_are_not_finite_are_refused_in_8_bits(tmp_path: Path, bad: float) -> None:
-    module = nn.LSTM(3, 6)
-    module.get_parameter("weight_hh_l0").data[0, 0] = bad
-    with pytest.raises(ModuleRefusedError, match="'weight_hh_l0' of LSTM is not finite; int8 cannot hold it"):
-        export(module, X, name="m", out=tmp_path, form="int8")
-
-
 def test_eight_bit_row_is_bit_for_bit_the_same_alone_and_among_64(tmp_path: Path) -> None:
     torch.manual_seed(0)
     alone_or_among = session(export(nn.LSTM(20, 48, 2), torch.zeros(5, 3, 20), name="m", out=tmp_path, form="int8"))

@@ -43,6 +43,22 @@ class Controller(nn.Module):
         return {"action": self.hidden[0].tanh()}
 
 
+class MadeByTheFirstCall(nn.Module):
+    """Has its attributes from its first call on, the one in a submodule too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell, self.body = nn.GRUCell(4, 6), nn.Module()
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.h if hasattr(self, "h") else x.new_zeros(x.size(0), 6)
+        total = getattr(self.body, "total", torch.zeros_like(h))
+        after: Tensor = self.cell(x, h)
+        self.h: Tensor = after
+        self.body.total = total + after
+        return after + total + after
+
+
 class Leaky(nn.Module):
     """An average in a buffer, written in place, beside what a submodule keeps."""
 
@@ -147,6 +163,7 @@ CHUNKS = (1, 1, 3, 1, 2)
     [
         (Tutorial, torch.randn(3, 6, 4), 2, 2),
         (Controller, torch.randn(3, 4), 2, 2),
+        (MadeByTheFirstCall, torch.randn(3, 4), 2, 2),
         (Leaky, "x:float32[1,4]", 1, 3),
         (Causal, torch.randn(3, 6, 4), 2, 2),
     ],

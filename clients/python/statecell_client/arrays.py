@@ -1,7 +1,7 @@
 """What callers hand in (NumPy, torch, Python numbers) as arrays of the model's dtype, and the answers in the caller's kind."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,10 +40,12 @@ def to_array(name: str, value: ArrayLike, dtype: str) -> Array:
     Floats convert to floats and integers to integers that can hold them or to floats; anything else raises DtypeMismatch.
     A torch tensor is detached: no gradient flows through a server.
     """
+    if isinstance(value, Mapping):
+        raise InvalidRequest(f"{name!r} is a dict; give inputs by keywords, as in step(**inputs)", metadata={"field": name})
     try:
         given = value.detach().cpu().numpy() if _is_torch(value) else np.asarray(value)
     except (TypeError, ValueError) as error:  # lists of unequal lengths, or torch's dtypes that NumPy lacks
-        raise InvalidRequest(f"{name!r} is no array: {error}", metadata={"field": name}) from error
+        raise InvalidRequest(f"{name!r} is no array of numbers that NumPy knows: {error}", metadata={"field": name}) from error
     want = np.dtype(dtype)
     if given.dtype == want:
         return given
@@ -51,9 +53,17 @@ def to_array(name: str, value: ArrayLike, dtype: str) -> Array:
         with np.errstate(over="ignore"):  # becomes an infinity, which the server refuses by its name
             return given.astype(want)
     raise DtypeMismatch(
-        f"{name!r} has dtype {given.dtype}, expected {want}, to which it does not convert safely",
+        f"{name!r} has dtype {given.dtype}, expected {want}, to which it does not convert safely{_advice(given, value)}",
         metadata={"field": name, "got": str(given.dtype), "expected": str(want)},
     )
+
+
+def _advice(given: Array, value: object) -> str:
+    if given.dtype.kind in "US":
+        return "; give numbers, as float(text) makes them"
+    if given.dtype.kind == "O":
+        return f"; give numbers, lists of them or arrays, not {type(value).__name__} of other objects"
+    return ""
 
 
 def _holds(given: Array, want: np.dtype[Any]) -> bool:

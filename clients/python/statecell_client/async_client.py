@@ -14,9 +14,9 @@ from statecell_client.async_session import AsyncSession
 from statecell_client.asyncio_transport import AsyncioTransport
 from statecell_client.connection import Connection, Transport
 from statecell_client.errors import InvalidRequest, ModelNotFound, SessionGone, StatecellError
-from statecell_client.layout import check_names, conform
+from statecell_client.layout import check_count, check_names, conform
 from statecell_client.model import Model, SessionInfo
-from statecell_client.retry import Retry, Route
+from statecell_client.retry import Retry, Route, checked
 from statecell_client.snapshot import Snapshot
 from statecell_client.tls import Tls
 
@@ -41,9 +41,13 @@ class AsyncClient:
         tls: Tls | None = None,
         transport: Transport | None = None,
     ) -> None:
-        retry = retry or Retry()
+        retry = checked(retry)
         self._connection = Connection(transport or AsyncioTransport(retry.silence, tls), addresses, retry)
+        self._addresses = self._connection.route.addresses
         self._models: dict[tuple[str, str], Model] = {}
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {', '.join(self._addresses)}>"
 
     async def models(self) -> list[Model]:
         """As Client.models."""
@@ -85,6 +89,11 @@ class AsyncClient:
         version: str = "",
     ) -> "Opening":
         """As Client.session: `async with client.session(…) as session`, or `session = await client.session(…)`."""
+        check_count("batch", batch)
+        if snapshot is not None and not isinstance(snapshot, Snapshot):
+            raise InvalidRequest(
+                f"snapshot is {type(snapshot).__name__}, expected a Snapshot; Snapshot.from_bytes(…) reads one"
+            )
         request = wire.CreateSessionRequest(model=model, version=version, batch=batch, durable=durable)
         if state is not None and snapshot is not None:
             raise InvalidRequest("a session starts from a state or from a snapshot, not from both")
@@ -118,7 +127,7 @@ class AsyncClient:
 
     async def close(self) -> None:
         """As Client.close."""
-        await self._connection.transport.close()
+        await self._connection.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -195,6 +204,12 @@ class Opening:
 
     def __await__(self) -> Generator[Any, Any, AsyncSession]:
         return self._creation.__await__()
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(
+            f"the session is not open yet, so it has no {name!r}: write session = await client.session(…), "
+            "or async with client.session(…) as session"
+        )
 
     async def __aenter__(self) -> AsyncSession:
         self._session = await self._creation

@@ -12,7 +12,7 @@ from statecell_client.arrays import Array, ArrayLike
 from statecell_client.connection import Connection
 from statecell_client.errors import NonFiniteInput, SessionGone, StatecellError
 from statecell_client.exchange import each, in_turn, messages, overlapping
-from statecell_client.layout import Inputs, Layout
+from statecell_client.layout import Inputs, Layout, check_count
 from statecell_client.model import Model
 from statecell_client.progress import Progress
 from statecell_client.retry import Route
@@ -107,6 +107,8 @@ class AsyncSession:
     async def fork(self, n: int) -> list[Self]: ...
     async def fork(self, n: int | None = None) -> Self | list[Self]:
         """As Session.fork."""
+        if n is not None:
+            check_count("n", n)
         reply = await self._call("ForkSession", wire.ForkSessionRequest(session_id=self.id, count=1 if n is None else n))
         route = self._route
         forks = [type(self)(self._connection, route.of_session(durable=s.durable), self.model, s) for s in reply.sessions]

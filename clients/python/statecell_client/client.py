@@ -9,7 +9,7 @@ from statecell_client.async_client import AsyncClient, AsyncModule, StateLike
 from statecell_client.blocking_transport import BlockingTransport
 from statecell_client.connection import run
 from statecell_client.model import Model, SessionInfo
-from statecell_client.retry import Retry
+from statecell_client.retry import Retry, checked
 from statecell_client.session import Session
 from statecell_client.snapshot import Snapshot
 from statecell_client.tls import Tls
@@ -29,8 +29,11 @@ class Client:
     """
 
     def __init__(self, addresses: str | Sequence[str], *, retry: Retry | None = None, tls: Tls | None = None) -> None:
-        retry = retry or Retry()
+        retry = checked(retry)
         self._core = AsyncClient(addresses, retry=retry, transport=BlockingTransport(retry.silence, tls))
+
+    def __repr__(self) -> str:
+        return repr(self._core).replace("AsyncClient", "Client")
 
     def models(self) -> list[Model]:
         """What the server has, every version."""

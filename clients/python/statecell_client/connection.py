@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar
 from google.protobuf.message import Message
 from statecell.v1 import inference_pb2 as wire
 
+from statecell_client import address
 from statecell_client.errors import ServerUnreachable, StatecellError
 from statecell_client.retry import Attempts, Retry, Route
 
@@ -80,23 +81,16 @@ def iterate(items: AsyncGenerator[T]) -> Generator[T]:
         run(items.aclose())
 
 
-GRPC_SCHEMES = ("dns", "unix", "xds")
-"""What gRPC's own names of servers may have in front of ://, as dns:///host:port."""
-
-
 class Connection:
     """The addresses of one service and how calls to it are repeated."""
 
     def __init__(self, transport: Transport, addresses: str | Sequence[str], retry: Retry) -> None:
-        several = [addresses] if isinstance(addresses, str) else list(addresses)
-        if not several or not all(several):
-            raise ValueError(f"addresses are {several}, expected one or more such as 'localhost:50051'")
-        for address in several:
-            check_address(address)
-        self.transport = transport
-        self.route = Route(several, random.randrange(len(several)))  # so that many clients spread
+        where = address.several(addresses)
+        self._transport = transport
+        self.route = Route(where, random.randrange(len(where)))  # so that many clients spread
         self.retry = retry
         self.reached = False
+        self._closed = False
 
     def attempts(self, route: Route, timeout: float | None = None) -> Attempts:
         return Attempts(route, self.retry if timeout is None else replace(self.retry, timeout=timeout), self.reached)
@@ -114,26 +108,30 @@ class Connection:
         headers = headers_of(session_id)
         while True:
             try:
-                reply = await self.transport.call(attempts.route.address, rpc, request, max(attempts.left, 0.001), headers)
+                reply = await self.open_transport().call(
+                    attempts.route.address, rpc, request, max(attempts.left, 0.001), headers
+                )
             except StatecellError as error:
                 self.heard(error)
                 pause = attempts.failed(error)
             else:
                 self.heard()
                 return reply
-            await self.transport.pause(pause)
+            await self._transport.pause(pause)
+
+    def open_transport(self) -> Transport:
+        """Raises ValueError once it is closed."""
+        if self._closed:
+            raise ValueError("the client is closed; step its sessions within its with block, or make another client")
+        return self._transport
+
+    async def close(self) -> None:
+        self._closed = True
+        await self._transport.close()
 
     def heard(self, error: StatecellError | None = None) -> None:
         """Remembers that somebody answered."""
         self.reached = self.reached or not isinstance(error, ServerUnreachable)
-
-
-def check_address(address: str) -> None:
-    """Raises ValueError for a web address, of which gRPC would look up the whole as the name of a host."""
-    scheme, separator, rest = address.partition("://")
-    if separator and scheme.lower() not in GRPC_SCHEMES:
-        plain = rest.split("/")[0]
-        raise ValueError(f"address {address!r} begins with {scheme}://, expected HOST:PORT; write {plain!r}")
 
 
 def headers_of(session_id: str) -> Headers:

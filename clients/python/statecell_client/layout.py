@@ -144,6 +144,12 @@ def bind(spec: ModelSpec, x: ArrayLike, named: Mapping[str, ArrayLike]) -> dict[
     return given
 
 
+def check_count(name: str, value: object, least: int = 1) -> None:
+    """Raises InvalidRequest for what is no whole number, or too small: on the wire 0 stands for the usual."""
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
+        raise InvalidRequest(f"{name} is {value!r}, expected {least} or more", metadata={"field": name})
+
+
 def check_names(spec: ModelSpec, given: Mapping[str, ArrayLike], expected: Sequence[str]) -> None:
     """Raises InvalidRequest where a name is missing or unknown."""
     for name in given:

@@ -28,8 +28,8 @@ class Convention:
         """Raises InvalidRequest where the model cannot be called so."""
         if (len(spec.inputs), len(spec.outputs), len(spec.states), spec.has_time) != (1, 1, self.states, self.time):
             raise InvalidRequest(
-                f"model {spec.name!r} cannot be called as {self.name}: it has {len(spec.inputs)} inputs, {len(spec.outputs)} "
-                f"outputs, {len(spec.states)} states and {'a' if spec.has_time else 'no'} time axis, "
+                f"model {spec.name!r} cannot be called as {self.name}: its inputs, outputs and states are {len(spec.inputs)}, "
+                f"{len(spec.outputs)} and {len(spec.states)}, with {'a' if spec.has_time else 'no'} time axis, "
                 f"expected 1, 1, {self.states} and {'one' if self.time else 'none'}"
             )
 

@@ -25,6 +25,9 @@ class Retry:
     silence: float = 15.0
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not isinstance(value, int | float):
+                raise ValueError(f"Retry's {name} is {value!r}, expected seconds")
         if not 0 < self.first_pause <= self.longest_pause or self.timeout <= 0 or self.silence <= 0:
             raise ValueError(f"{self}: expected timeout > 0, silence > 0 and 0 < first_pause <= longest_pause")
 
@@ -32,6 +35,13 @@ class Retry:
         """Seconds to wait after the given number of failures."""
         pause = min(self.first_pause * 2.0 ** min(failures - 1, 30), self.longest_pause)
         return max(pause * random.uniform(0.5, 1.0), error.retry_seconds or 0.0)
+
+
+def checked(retry: Retry | None) -> Retry:
+    """The given one, or the usual. Raises ValueError for what is none."""
+    if retry is not None and not isinstance(retry, Retry):
+        raise ValueError(f"retry is {retry!r}, expected a Retry, such as Retry(timeout=30)")
+    return retry or Retry()
 
 
 @dataclass

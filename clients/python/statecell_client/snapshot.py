@@ -21,6 +21,10 @@ class Snapshot:
 
     message: wire.Snapshot
 
+    def __repr__(self) -> str:
+        states = ", ".join(f"{tensor.name} {list(tensor.shape)}" for tensor in self.message.states)
+        return f"<Snapshot of {self.model} at step_index {self.step_index}: {states}>"
+
     @property
     def model(self) -> str:
         return self.message.model
@@ -51,10 +55,14 @@ class Snapshot:
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
         """The reverse of to_bytes. Raises SnapshotMismatch where `data` is no snapshot."""
+        if not isinstance(data, bytes | bytearray | memoryview):
+            raise SnapshotMismatch(f"a snapshot is read from bytes, and a {type(data).__name__} came; open the file with 'rb'")
         try:
             message = wire.Snapshot.FromString(data)
         except DecodeError as error:
             raise SnapshotMismatch(f"{len(data)} bytes are not a snapshot: {error}") from error
+        if not data or not message.format:
+            raise SnapshotMismatch(f"{len(data)} bytes are not a snapshot, as session.snapshot().to_bytes() gives one")
         if message.format != 1 or not message.model:
             raise SnapshotMismatch(f"a snapshot of format {message.format} came, this release reads format 1")
         return cls(message)

@@ -75,7 +75,7 @@ class StepStream:
                 self._connection.heard(error)
                 attempts = attempts or self._connection.attempts(self._route)
                 pause = attempts.failed(error)
-            await self._connection.transport.pause(pause)
+            await self._connection.open_transport().pause(pause)
 
     async def _attempt(self, request: wire.StreamStepsRequest) -> wire.StreamStepsResponse:
         try:
@@ -95,7 +95,7 @@ class StepStream:
     async def _write(self, request: wire.StreamStepsRequest) -> Duplex:
         if self._duplex is None:
             address, headers = self._route.address, headers_of(self._session_id)
-            self._duplex = await self._connection.transport.open(address, headers)
+            self._duplex = await self._connection.open_transport().open(address, headers)
         if not self._written:
             await self._duplex.write(request)
             self._written = True

@@ -1,19 +1,17 @@
 """Branches: where forward decides by the values of its inputs, which a trace would decide once and for all."""
 
-import traceback
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from statecell_export.judging.lines import asking
 from statecell_export.reading.example import Arguments
 from statecell_export.reading.follow import Follow, Sources
 
 _READS = {"_local_scalar_dense", "is_nonzero", "equal", "item"}
 """Operators that give Python a value."""
-_TORCH = str(Path(torch.__file__).parent)
 
 
 class _Watch(Follow):  # type: ignore[no-untyped-call]
@@ -26,7 +24,7 @@ class _Watch(Follow):  # type: ignore[no-untyped-call]
 
     def reads(self, operator: str, sources: Sources) -> None:  # noqa: ARG002
         if operator in _READS and not self.found and not self.checking:
-            self.found = _line()
+            self.found = asking()
 
 
 class _Checks(TorchFunctionMode):
@@ -46,15 +44,6 @@ class _Checks(TorchFunctionMode):
             return func(*args, **given)
         finally:
             self._watch.checking = False
-
-
-def _line() -> str:
-    """The line of the caller's own code that asks; "" where PyTorch's own does, for packed sequences."""
-    own = ("branches.py", "follow.py", *(f"{_TORCH}/{part}" for part in ("utils/", "_compile", "_dynamo/", "_tensor", "_ops")))
-    frames = [frame for frame in traceback.extract_stack() if not any(part in frame.filename for part in own)]
-    if frames[-1].filename.startswith(_TORCH):
-        return ""
-    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}: {frames[-1].line}"
 
 
 def branch(module: nn.Module, arguments: Arguments) -> str:

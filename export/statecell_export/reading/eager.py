@@ -1,4 +1,4 @@
-"""Eager: a module as its author wrote it, out of what torch.compile, torch.jit and the sharing of weights made of it."""
+"""Eager: a module as its author wrote it, out of what torch.compile, torch.jit and training made of it."""
 
 import torch
 from torch import nn
@@ -14,6 +14,17 @@ def check_eager(module: nn.Module) -> None:
             raise ModuleRefusedError(
                 f"{what} is TorchScript ({child.original_name}), whose code cannot be read again; export the module that was "
                 "scripted or traced, with its weights: module.load_state_dict(scripted.state_dict())"
+            )
+
+
+def check_finite(module: nn.Module) -> None:
+    """Raises ModuleRefusedError where a weight is NaN or infinite: nothing that such a module gives can be compared."""
+    for path, parameter in module.named_parameters():
+        if parameter.is_meta:
+            raise ModuleRefusedError(f"parameter {path!r} has no values (it is on the meta device); load the weights first")
+        if parameter.is_floating_point() and not torch.isfinite(parameter).all():
+            raise ModuleRefusedError(
+                f"parameter {path!r} has values that are not finite: the training diverged; take weights from before that"
             )
 
 

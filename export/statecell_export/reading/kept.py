@@ -23,6 +23,10 @@ STATES = "statecell_states"
 """The keyword by which a Kept takes its states."""
 
 
+class _Missing:
+    """In place of what a new module does not have before its first call."""
+
+
 @dataclass(frozen=True)
 class Slot:
     """An attribute of the submodule at `path` that one call leaves for the next."""
@@ -213,13 +217,15 @@ def _versions(value: Any) -> tuple[int, ...]:
 
 def _get(module: nn.Module, slot: Slot) -> Any:
     child = module.get_submodule(slot.path)
-    return child._buffers[slot.attribute] if slot.attribute in child._buffers else vars(child)[slot.attribute]
+    return child._buffers[slot.attribute] if slot.attribute in child._buffers else vars(child).get(slot.attribute, _Missing)
 
 
 def _set(module: nn.Module, slot: Slot, value: Any) -> None:
     child = module.get_submodule(slot.path)
     if slot.attribute in child._buffers:
         child._buffers[slot.attribute] = value
+    elif value is _Missing:
+        vars(child).pop(slot.attribute, None)
     else:
         vars(child)[slot.attribute] = value
 

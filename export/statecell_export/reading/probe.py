@@ -1,6 +1,6 @@
 """What a module takes, gives and remembers, found by running it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +51,7 @@ def probe(module: nn.Module, arguments: Arguments, name: str, said: Sequence[str
     if len({len(one.roots) for one in seen}) > 1:
         raise ModuleRefusedError(_changed(paths(module)[seen[0].roots[0].module]))
     shapes = [_result_shape(seen, place) for place in range(len(seen[0].results))]
+    _same_axes(at, shapes, timed=any(SEQ_LEN in (leaf.shape or ()) for leaf in arguments.leaves))
     given, evidence = _given(module, said, arguments, seen[0], shapes)
     timed = any(SEQ_LEN in (leaf.shape or ()) for leaf in arguments.leaves)
     results = _results(seen[0], [place for _, place in given])
@@ -136,6 +137,20 @@ def _result_shape(seen: list[Observation], place: int) -> Shape | None:
         return symbolic([tuple(result.shape) for result in results])
     except NoSymbolError as error:
         raise ModuleRefusedError(f"result {place} of forward {error}; return it unflattened, one for each step") from None
+
+
+def _same_axes(at: Callable[[int, int], Observation], shapes: list[Shape | None], *, timed: bool) -> None:
+    """Raises ModuleRefusedError where a result has fewer axes, or other ones, where seq_len or batch is 1."""
+    seq_len, batch = SIZES[0]
+    for axis, sizes in ((SEQ_LEN, (1, batch)), (BATCH, (seq_len, 1))):
+        if axis == SEQ_LEN and not timed:
+            continue
+        for place, (result, shape) in enumerate(zip(at(*sizes).results, shapes, strict=True)):
+            if shape is not None and result.dim() != len(shape):
+                raise ModuleRefusedError(
+                    f"result {place} of forward has the axes {list(result.shape)} where {axis} is 1, and {list(shape)} "
+                    "elsewhere: squeeze() takes away every axis of size 1; name the one that is meant, as in squeeze(-1)"
+                )
 
 
 def _given(

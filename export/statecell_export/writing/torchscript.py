@@ -96,6 +96,11 @@ def _forward(children: nn.ModuleDict, parameters: list[str], lines: list[str]) -
             raise ModuleRefusedError(
                 f"TorchScript cannot compile {type(next(iter(children.values()))).__name__}: {reason}"
             ) from error
+        except OSError as error:  # typed into a shell or a notebook, of which there is no file
+            raise ModuleRefusedError(
+                f"{type(next(iter(children.values()))).__name__} has to be compiled by TorchScript, which reads its source, "
+                "and that is in no file; write the class into a .py file and import it from there"
+            ) from error
     return module.eval()
 
 

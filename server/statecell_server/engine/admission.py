@@ -38,7 +38,9 @@ class Admission:
         """Whether so many rows could be held at all, before anything is made for them. Raises StateBudgetExceeded."""
         if rows > runner.capacity:
             raise StateBudgetExceeded(
-                f"{rows} rows of state would exceed the {runner.capacity} that fit into --state-memory and --spill-memory",
+                f"{rows} rows of state would exceed the {runner.capacity} that fit into --state-memory and --spill-memory; "
+                "ask for fewer, or serve with more of either",
+                ever=False,
                 model=runner.name,
             )
 

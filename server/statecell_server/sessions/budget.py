@@ -24,5 +24,6 @@ class Budget:
         if self.used + nbytes > self.limit:
             raise StateBudgetExceeded(
                 f"sessions, their last replies and waiting requests take {self.used} bytes beside the states; "
-                f"{nbytes} more would exceed --session-memory {self.limit}"
+                f"{nbytes} more would exceed --session-memory {self.limit}",
+                ever=nbytes <= self.limit,
             )

@@ -13,6 +13,8 @@ from statecell_server.sessions.session import DURABLE, Home, Session
 TOMBSTONES = 100_000
 """Expired ids remembered, so that their owners are told what happened."""
 
+ANEW = "create it again, from a snapshot if there is one"
+
 
 class Sessions:
     """The table of sessions. Belongs to the event loop."""
@@ -68,16 +70,22 @@ class Sessions:
     def absent(self, session_id: str) -> StatecellError:
         """Why there is no such session here, nor in the store if it was durable."""
         if session_id in self._expired:
-            return SessionExpired(f"session {session_id} was idle for {self._ttl:g} s and is gone", session_id=session_id)
+            return SessionExpired(
+                f"session {session_id} was idle for {self._ttl:g} s and is gone; {ANEW}", session_id=session_id
+            )
         mark, dash, rest = session_id.partition("-")
         if dash and len(mark) == 8 and len(rest) == 22 and mark != self.mark:
-            return SessionLost(f"session {session_id} was in the memory of a server that has stopped", session_id=session_id)
+            return SessionLost(
+                f"session {session_id} was in the memory of a server that has stopped; {ANEW}", session_id=session_id
+            )
         if session_id.startswith(DURABLE):
             return SessionNotFound(
-                f"there is no session {session_id!r} in the store: it was deleted, or idle for {self._ttl:g} s",
+                f"there is no session {session_id!r} in the store: it was deleted, or idle for {self._ttl:g} s; {ANEW}",
                 session_id=session_id,
             )
-        return SessionNotFound(f"there is no session {session_id!r}", session_id=session_id)
+        return SessionNotFound(
+            f"there is no session {session_id!r}: it was deleted, or is of another server", session_id=session_id
+        )
 
     def remove(self, session: Session) -> None:
         """It is gone from the table; what it holds elsewhere is the caller's to give back."""

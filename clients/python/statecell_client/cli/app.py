@@ -14,7 +14,7 @@ from rich.table import Table
 from statecell.spec import StateSpec, TensorSpec
 
 from statecell_client.cli import session
-from statecell_client.cli.common import LOCAL, AsJson, Servers, connected, console, given, whole
+from statecell_client.cli.common import HELP, LOCAL, AsJson, Servers, connected, console, given, whole
 from statecell_client.cli.health import health
 from statecell_client.cli.infer import infer
 from statecell_client.cli.run import run
@@ -22,7 +22,7 @@ from statecell_client.cli.watch import watch
 from statecell_client.tls import Tls
 
 # Without rich's markup: what stands in brackets is meant as it is written.
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False, context_settings=HELP)
 app.add_typer(session.app, name="session")
 for command in (infer, run, watch, health):
     app.command()(command)
@@ -129,7 +129,15 @@ def step(
 def _numbers(texts: list[str], spec: TensorSpec) -> Any:
     """The arguments as what one step takes. Raises ValueError."""
     number = int if np.dtype(spec.dtype).kind in "iu" else float
-    values = [number(text) for text in texts]
+    values: list[float] = []
+    for text in texts:
+        try:
+            values.append(number(text))
+        except ValueError:
+            raise ValueError(
+                f"{spec.name!r} was given {text!r}, expected {'whole numbers' if number is int else 'numbers'}; write them "
+                "with spaces between them and a point within, as in 0.5 1.25"
+            ) from None
     return values if any(isinstance(size, int) for size in spec.shape) or len(values) > 1 else values[0]
 
 

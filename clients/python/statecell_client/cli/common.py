@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -21,11 +21,15 @@ Servers = Annotated[
     typer.Option("--server", "-s", envvar="STATECELL_SERVER", metavar="HOST:PORT", help="The server; again for each replica."),
 ]
 LOCAL = ["localhost:50051"]
+HELP: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for a program to read.")]
 ColumnNames = Annotated[
-    str, typer.Option(metavar="A,B,…", help="The .csv's columns that the model takes, by title or number from 1; else all.")
+    str, typer.Option(metavar="A,B,…", help="The table's columns that the model takes, by title or number from 1; else all.")
 ]
-Delimiter = Annotated[str, typer.Option(help="What stands between the .csv's columns: one character, or tab.")]
+Delimiter = Annotated[
+    str, typer.Option(help="What stands between the columns: one character, or tab; else a comma, and a tab in a .tsv.")
+]
+Decimal = Annotated[str, typer.Option(help="What stands before the fractions of its numbers: a point or a comma.")]
 
 
 def whole(title: str) -> Column:
@@ -51,9 +55,20 @@ def connected(servers: list[str]) -> Iterator[Client]:
     except BrokenPipeError:  # whoever read the output has had enough, as head has; typer ends the command without a word
         raise
     except (StatecellError, OSError, ValueError) as error:
-        complaints.print(f"[bold red]{type(error).__name__}[/]: {escape(str(error))}", soft_wrap=True)
+        complaints.print(f"[bold red]{type(error).__name__}[/]: {escape(_told(error))}", soft_wrap=True)
         if isinstance(error, ServerUnreachable):
             complaints.print(
                 "Start one with [bold]make serve[/], or name yours: --server HOST:PORT or STATECELL_SERVER=HOST:PORT"
             )
         raise typer.Exit(1) from None
+
+
+def _told(error: Exception) -> str:
+    """The error; of a file that cannot be had, which and why, without the system's number for it."""
+    if not isinstance(error, OSError) or error.filename is None:
+        return str(error)
+    if isinstance(error, FileNotFoundError):
+        return f"there is no file {error.filename}"
+    if isinstance(error, IsADirectoryError):
+        return f"{error.filename} is a folder, expected a file"
+    return f"{error.filename} cannot be opened: {error.strerror}"

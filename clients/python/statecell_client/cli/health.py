@@ -7,8 +7,8 @@ import grpc
 import typer
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from statecell_client.address import check
 from statecell_client.cli.common import LOCAL, AsJson, Servers, given
-from statecell_client.connection import check_address
 
 
 def health(
@@ -33,7 +33,7 @@ def health(
 
 def _status(address: str, service: str, timeout: float) -> str:
     try:
-        check_address(address)
+        check(address)
     except ValueError as error:
         return f"NO_ADDRESS: {error}"
     tls = given.tls

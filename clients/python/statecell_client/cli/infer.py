@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from statecell_client.cli import outputs, series
-from statecell_client.cli.common import LOCAL, ColumnNames, Delimiter, Servers, complaints, connected
+from statecell_client.cli.common import LOCAL, ColumnNames, Decimal, Delimiter, Servers, complaints, connected
 from statecell_client.cli.table import Columns
 
 
@@ -14,12 +14,13 @@ def infer(
     model: Annotated[str, typer.Argument(help="The model's name.")],
     file: Annotated[
         Path,
-        typer.Argument(help="The inputs: .npy or .npz in the model's own layout, or .csv with a time step a line."),
+        typer.Argument(help="The inputs: .npy or .npz in the model's own layout, or .csv or .tsv with a time step a line."),
     ],
     out: Annotated[Path | None, typer.Option(help="Where the outputs go: .csv, .npy or .npz; else the terminal.")] = None,
     version: Annotated[str, typer.Option(help="The model's version; else the newest.")] = "",
     columns: ColumnNames = "",
-    delimiter: Delimiter = ",",
+    delimiter: Delimiter = "",
+    decimal: Decimal = ".",
     server: Servers = LOCAL,
 ) -> None:
     """Call a model once over a file, without a session; models that cannot be stepped too.
@@ -30,7 +31,7 @@ def infer(
     """
     with connected(server) as client:
         spec = client.model(model, version).spec
-        inputs = series.whole(file, spec, Columns.of(columns, delimiter))
+        inputs = series.whole(file, spec, Columns.of(columns, delimiter, decimal))
         outputs.check(out, spec)
         answer = client.infer(model, version=version, **inputs)
         if out is not None and out.suffix == ".npz":

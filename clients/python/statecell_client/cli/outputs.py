@@ -12,6 +12,7 @@ import numpy as np
 from statecell.spec import ModelSpec, TensorSpec
 
 from statecell_client.arrays import Array
+from statecell_client.cli.series import ending
 
 ENDINGS = (".csv", ".npy", ".npz")
 
@@ -21,7 +22,14 @@ def check(path: Path | None, spec: ModelSpec) -> None:
     if path is None:
         return
     if path.suffix not in ENDINGS or (path.suffix == ".npy" and len(spec.outputs) > 1):
-        raise ValueError(f"{path} ends in {path.suffix!r}, expected .csv, .npz, or .npy where the model has one output")
+        raise ValueError(f"{path} {ending(path)}, expected .csv, .npz, or .npy where the model has one output")
+    check_place(path)
+
+
+def check_place(path: Path | None) -> None:
+    """Raises ValueError where no file can be written there, before there is anything to write. Makes nothing."""
+    if path is None:
+        return
     if not path.parent.is_dir():
         raise ValueError(f"{path} cannot be written: there is no folder {path.parent}; make it first")
     if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
@@ -75,7 +83,10 @@ def _replace(path: Path | None, fill: Callable[[Any], None], *, text: bool = Fal
         with path.open(mode, newline=newline) as file:
             fill(file)
         return
-    handle, aside = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
+        handle, aside = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written: {error.strerror}; choose another place") from error
     try:
         with os.fdopen(handle, mode, newline=newline) as file:
             fill(file)

@@ -11,7 +11,7 @@ from statecell.spec import ModelSpec
 
 from statecell_client.arrays import Array
 from statecell_client.cli import outputs, series
-from statecell_client.cli.common import LOCAL, ColumnNames, Delimiter, Servers, complaints, connected
+from statecell_client.cli.common import LOCAL, ColumnNames, Decimal, Delimiter, Servers, complaints, connected
 from statecell_client.cli.table import Columns
 from statecell_client.session import Session
 from statecell_client.snapshot import Snapshot
@@ -21,7 +21,7 @@ PLAIN: Any = {"soft_wrap": True, "highlight": False, "markup": False}
 
 def run(
     file: Annotated[
-        Path, typer.Argument(help="The inputs, a time step a line (.csv) or an entry of the first axis (.npy, .npz).")
+        Path, typer.Argument(help="The inputs, a time step a line (.csv, .tsv) or an entry of the first axis (.npy, .npz).")
     ],
     model: Annotated[str, typer.Option(help="Step a new session of this model, deleted at the end.")] = "",
     session: Annotated[str, typer.Option(metavar="ID", help="Go on with this session.")] = "",
@@ -29,7 +29,8 @@ def run(
     out: Annotated[Path | None, typer.Option(help="Where the outputs go: .csv, .npy or .npz; else the terminal.")] = None,
     save: Annotated[Path | None, typer.Option(help="Where a snapshot of the state at the end goes.")] = None,
     columns: ColumnNames = "",
-    delimiter: Delimiter = ",",
+    delimiter: Delimiter = "",
+    decimal: Decimal = ".",
     server: Servers = LOCAL,
 ) -> None:
     """Step a model over a file and write what comes out.
@@ -44,8 +45,9 @@ def run(
         snapshot = Snapshot.from_bytes(restore.read_bytes()) if restore is not None else None
         attached = client.attach(session) if session else None
         spec = attached.model.spec if attached else client.model(snapshot.model if snapshot else model).spec
-        inputs = series.read(file, spec, Columns.of(columns, delimiter))
+        inputs = series.read(file, spec, Columns.of(columns, delimiter, decimal))
         outputs.check(out, spec)
+        outputs.check_place(save)
         if attached is not None:
             answers = _run(attached, inputs, save)
         else:

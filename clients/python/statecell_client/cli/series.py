@@ -1,4 +1,4 @@
-"""What a file holds as a model's inputs: .csv, .npy and .npz."""
+"""What a file holds as a model's inputs: .csv, .tsv, .npy and .npz."""
 
 import io
 from math import prod
@@ -22,13 +22,14 @@ def read(path: Path, spec: ModelSpec, columns: Columns) -> Series:
     .npy has the only input, .npz an array for each input by its name. .csv has a line for each time step, with or without a
     line of titles first, and in its columns the features of all inputs in the spec's order.
     """
-    series = _split(path, spec, columns) if path.suffix == ".csv" else _arrays(path, spec)
+    series = _split(path, spec, columns) if path.suffix in table.ENDINGS else _arrays(path, spec)
     names = [t.name for t in spec.inputs]
     if sorted(series) != sorted(names):
-        raise ValueError(f"{path} holds {', '.join(series)}; model {spec.name!r} takes {', '.join(names)}")
+        raise ValueError(f"{path} holds {', '.join(series) or 'nothing'}; model {spec.name!r} takes {', '.join(names)}")
     lengths = {name: len(array) if array.ndim else 0 for name, array in series.items()}
     if len(set(lengths.values())) > 1 or 0 in lengths.values():
-        raise ValueError(f"{path} has these time steps: {lengths}; expected one or more, the same for each input")
+        told = ", ".join(f"{length} of {name!r}" for name, length in lengths.items())
+        raise ValueError(f"{path} has time steps: {told}; expected one or more along the first axis, the same for each input")
     return series
 
 
@@ -38,7 +39,7 @@ def whole(path: Path, spec: ModelSpec, columns: Columns) -> dict[str, Array]:
     .npz may hold the initial states as well. The lines of a .csv are the time steps of one row; of a model without a time axis,
     the rows. Raises as `read` does.
     """
-    if path.suffix != ".csv":
+    if path.suffix not in table.ENDINGS:
         arrays = _arrays(path, spec)
         known = {t.name: t for t in (*spec.inputs, *(s.tensor for s in spec.states))}
         return {name: _with_batch(array, known[name]) if name in known else array for name, array in arrays.items()}
@@ -74,10 +75,17 @@ def _array(found: Any, name: str) -> Array:
     return found
 
 
+def ending(path: Path) -> str:
+    """What is said of its name."""
+    return f"ends in {path.suffix!r}" if path.suffix else "has no ending in its name"
+
+
 def _arrays(path: Path, spec: ModelSpec) -> dict[str, Array]:
     if path.suffix not in (".npz", ".npy"):
-        raise ValueError(f"{path} ends in {path.suffix!r}, expected .csv, .npy or .npz")
+        raise ValueError(f"{path} {ending(path)}, expected .csv, .tsv, .npy or .npz")
     content = io.BytesIO(path.read_bytes())
+    if not content.getvalue().startswith((b"\x93NUMPY", b"PK")):  # which NumPy would take for a pickle
+        raise ValueError(f"{path} cannot be read: it is not what numpy.save or numpy.savez writes")
     try:
         if path.suffix == ".npz":
             with np.load(content) as arrays:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from statecell_client.cli import outputs
 from statecell_client.cli.common import LOCAL, Servers, connected, console
 from statecell_client.snapshot import Snapshot
 
@@ -38,6 +39,7 @@ def save(
     Example: statecell session save 31918786-Y6ZSH9 evening.snapshot
     """
     with connected(server) as client:
+        outputs.check_place(file)
         snapshot = client.attach(session_id).snapshot()
         file.write_bytes(snapshot.to_bytes())
         console.print(f"{snapshot.model} at step_index {snapshot.step_index} saved as {file}")
