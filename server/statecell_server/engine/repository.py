@@ -12,11 +12,11 @@ from statecell_server.config import Config
 from statecell_server.durability.store import StateStore
 from statecell_server.engine.attempt import attempt
 from statecell_server.engine.loader import Loader
+from statecell_server.engine.served import Served
 from statecell_server.engine.shelf import Found, Mark, look, look_at
 from statecell_server.errors import ModelInUse, ModelNotFound, ModelRefused, SnapshotMismatch
 from statecell_server.runtimes.runtime import DeviceError, DeviceLost, LoadError
 from statecell_server.sessions.budget import Budget
-from statecell_server.sessions.session import Session
 from statecell_server.sessions.table import Sessions
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,8 @@ class Repository:
         if sessions is None:
             sessions = Sessions(config.session_ttl, Budget(config.session_memory))
         self._loader = Loader(config, store, sessions, lost)
-        self._runners: dict[str, dict[str, Runner]] = {}
+        self._served = Served()
+        self.of = self._served.of
         self._idle: set[Path] = set()  # folders of versions that were replaced and unloaded
         self._refused: dict[Path, Refusal] = {}
         self._unloaded: set[str] = set()  # models that were unloaded by name
@@ -78,12 +79,12 @@ class Repository:
             loading = self._loader.load(one)
             self._settle(one, loading, min(PATIENCE, self._loader.longest) if self._loader.tries(one) else self._loader.longest)
         for one, loading in list(self._late.values()):
-            if not self._runners:  # nobody is held up
+            if not self._served:  # nobody is held up
                 self._settle(one, loading, self._loader.longest)
         self._loader.rest()
         if not found:
             raise LoadError(f"there is no model in {config.models}: expected <name>/<version>/model.onnx or model.pt")
-        if not self._runners:
+        if not self._served:
             reasons = [f"{'/'.join(folder.parts[-2:])}: {refusal.reason}" for folder, refusal in self._refused.items()]
             more = f"; and {len(reasons) - 3} more" if len(reasons) > 3 else ""
             raise LoadError(f"no model in {config.models} can be served: {'; '.join(reasons[:3])}{more}")
@@ -97,7 +98,7 @@ class Repository:
         """Takes in what is loaded by then; what is still being loaded, though others wait to be served, comes later."""
         self._late.pop(one.folder, None)
         try:
-            self._add(loading.result(seconds))
+            self._served.add(loading.result(seconds))
         except (DeviceError, DeviceLost):
             raise
         except Exception as error:
@@ -122,31 +123,17 @@ class Repository:
         self._refused[one.folder] = Refusal(one.mark, reason)
         log.error("%s/%s is not served: %s", one.name, one.version, reason)
 
-    def _add(self, runner: Runner) -> None:
-        self._runners.setdefault(runner.name, {})[runner.version] = runner
-
     def __iter__(self) -> Iterator[Runner]:
-        for versions in list(self._runners.values()):
-            yield from list(versions.values())
+        return iter(self._served)
 
     def get(self, name: str, version: str = "") -> Runner:
         """The version, or the newest. Raises ModelNotFound."""
-        versions = self._runners.get(name)
-        if not versions:
-            why = next(
-                (f"; {name}/{f.name} is not served: {r.reason}" for f, r in self._refused.items() if f.parent.name == name), ""
-            )
-            raise ModelNotFound(f"there is no model {name!r}; there are {', '.join(sorted(self._runners))}{why}", model=name)
-        runner = versions.get(version or max(versions, key=int))
-        if runner is None:
-            have = ", ".join(sorted(versions, key=int))
-            raise ModelNotFound(f"model {name!r} has no version {version!r}; it has {have}", model=name, version=version)
-        return runner
+        return self._served.get(name, version, lambda: self._why(name))
 
-    def of(self, session: Session) -> Runner:
-        """Where the session is at home. It is there: a version that has sessions is not unloaded."""
-        home = session.home
-        return self._runners[home.name][home.version]
+    def _why(self, name: str) -> str:
+        """Of a model that is not served, if it was refused."""
+        refused = ((folder, refusal) for folder, refusal in self._refused.items() if folder.parent.name == name)
+        return next((f"; {name}/{folder.name} is not served: {refusal.reason}" for folder, refusal in refused), "")
 
     async def holding(self, name: str, version: str, digest: str) -> Runner:
         """Where a session of this digest goes on: its own version, or another one of the same artifact.
@@ -154,9 +141,9 @@ class Repository:
         A version that was unloaded is loaded again. Raises ModelNotFound, SnapshotMismatch.
         """
         await self.wake(name, version)
-        for runner in sorted(self._runners.get(name, {}).values(), key=lambda r: r.version != version):
-            if runner.runtime.digest == digest:
-                return runner
+        runner = self._served.holding(name, version, digest)
+        if runner is not None:
+            return runner
         here = self.get(name, version)
         raise SnapshotMismatch(
             f"the session is of {name!r} with digest {digest[:12]}, version {here.version} here has {here.runtime.digest[:12]}",
@@ -184,18 +171,17 @@ class Repository:
             for one in found
             if one.folder not in self._idle
             and one.folder.parent.name not in self._unloaded
-            and one.version not in self._runners.get(one.name, {})
+            and one.version not in self._served.versions(one.name)
         ]
         if coming:
             await asyncio.wait(coming, timeout=max(self._config.poll_models, 1))
-        for versions in list(self._runners.values()):
-            newest = max(versions, key=int)
-            for version, runner in list(versions.items()):
-                if version != newest and not in_use(runner):
-                    del versions[version]
-                    self._idle.add(self._config.models / runner.name / version)
-                    await asyncio.to_thread(runner.stop)
-                    log.info("unloaded %s version %s: version %s has replaced it", runner.name, version, newest)
+        for runner in self._served.replaced():
+            if not in_use(runner):
+                self._served.remove(runner)
+                self._idle.add(self._config.models / runner.name / runner.version)
+                await asyncio.to_thread(runner.stop)
+                newest = self.get(runner.name).version
+                log.info("unloaded %s version %s: version %s has replaced it", runner.name, runner.version, newest)
         told, self._told = self._told, (list(self), sorted(self._refused))
         return told != self._told
 
@@ -219,11 +205,14 @@ class Repository:
     async def unload(self, name: str, in_use: Callable[[Runner], int]) -> None:
         """All of its versions. Raises ModelNotFound, ModelInUse."""
         self.get(name)
-        users = sum(in_use(runner) for runner in self._runners[name].values())
+        runners = list(self._served.versions(name).values())
+        users = sum(map(in_use, runners))
         if users:
             raise ModelInUse(f"model {name!r} has {users} sessions or steps; end them first", model=name)
         self._unloaded.add(name)
-        for runner in self._runners.pop(name).values():
+        for runner in runners:
+            self._served.remove(runner)
+        for runner in runners:
             await asyncio.to_thread(runner.stop)
         log.info("unloaded %s", name)
 
@@ -231,7 +220,7 @@ class Repository:
         """What is in the folder and not served."""
         missing = []
         for one in await self._look():
-            if one.version not in self._runners.get(one.name, {}):
+            if one.version not in self._served.versions(one.name):
                 if one.folder in self._refused:
                     why = self._refused[one.folder].reason
                 elif one.name in self._unloaded:
@@ -246,9 +235,7 @@ class Repository:
     @property
     def failing(self) -> set[str]:
         """Models of which no version is served, and at least one was refused."""
-        return {Found(folder, ()).name for folder in self._refused} - {
-            name for name, runners in self._runners.items() if runners
-        }
+        return {Found(folder, ()).name for folder in self._refused} - {runner.name for runner in self}
 
     def stop(self) -> None:
         """What is being loaded is left to itself."""
@@ -271,7 +258,7 @@ class Repository:
         return task
 
     async def _take(self, folder: Path) -> None:
-        if folder.name in self._runners.get(folder.parent.name, {}):
+        if folder.name in self._served.versions(folder.parent.name):
             return
         async with self._at_once:
             one = await asyncio.wrap_future(attempt(lambda: look_at(folder), "look at a model"))
@@ -290,7 +277,7 @@ class Repository:
         finally:
             self._loader.rest()
         runner.start()
-        self._add(runner)
+        self._served.add(runner)
         self._idle.discard(one.folder)
         self._refused.pop(one.folder, None)
         log.info("loaded %s version %s", one.name, one.version)
