@@ -36,6 +36,7 @@ from statecell_server.runtimes.invariance import decide
 from statecell_server.runtimes.onnx import OnnxRuntime
 from statecell_server.runtimes.onnx_device import DeviceRuntime
 from statecell_server.runtimes.ort_session import require
+from statecell_server.runtimes.recurrent import RecurrentRuntime
 from statecell_server.runtimes.runtime import DeviceError
 from torch import nn
 
@@ -45,7 +46,9 @@ SHAPES = {"1x128": (1, 128), "1x512": (1, 512), "2x1024": (2, 1024)}
 """num_layers and hidden_size; input_size is hidden_size."""
 BATCHES = {"cuda": (1, 4, 16, 64, 256, 1024, 4096), "cpu": (1, 8, 32)}
 MAY_BE_ABSENT = ("CUDA graph", "torch")
-HALF = "device arena, float16"
+KERNEL, HALF = "kernel", "device arena, float16"
+MOST_IN_NUMPY = 128
+"""Units of a layer with which NumPy, in the place of the kernel, does not take seconds a step."""
 CHECKED = (8, 16)
 """seq_len and batch of the check."""
 ALLOWED = {"float32": 2e-5, "float16": 2e-2}
@@ -84,7 +87,7 @@ class Model:
 
     shape: str
     module: nn.LSTM
-    runtime: DeviceRuntime
+    runtimes: dict[str, DeviceRuntime]
     forms: dict[str, Callable[[int], Form]]
 
     @classmethod
@@ -97,14 +100,17 @@ class Model:
         float32, float16 = (folder / f"{shape}-{form}" / "1" / "model.onnx" for form in ALLOWED)
         threads = torch.get_num_threads()
         runtime = DeviceRuntime(float32, threads, device)
+        runtimes = {"device arena": runtime}
+        if device.kind == "cuda" or hidden <= MOST_IN_NUMPY:
+            runtimes[KERNEL] = RecurrentRuntime(float32, threads, device)
         forms: dict[str, Callable[[int], Form]] = {
-            "device arena": partial(ArenaStep, runtime),
+            **{name: partial(ArenaStep, made) for name, made in runtimes.items()},
             "host arena": partial(ArenaStep, OnnxRuntime(float32, threads, device)),
             "CUDA graph": partial(CapturedStep, float32, device),
             "torch": partial(TorchStep, module, device),
             HALF: partial(ArenaStep, DeviceRuntime(float16, threads, device)),
         }
-        return cls(shape, module, runtime, forms)
+        return cls(shape, module, runtimes, forms)
 
     def least_bytes(self, batch: int) -> int:
         """Every weight once; x, y, and each state in and out, for every row."""
@@ -200,7 +206,8 @@ def main(
         models = [Model.load(name, Path(folder), place) for name in track(shape or SHAPES, "Exporting", console=console)]
         checked = [check(model, report) for model in track(models, "Checking", console=console)]
         for model in models:
-            report.invariance[model.shape] = decide(model.runtime, "pad", 256).note or "batch invariant"
+            for name, runtime in model.runtimes.items():
+                report.invariance[f"{model.shape}/{name}"] = decide(runtime, "pad", 256).note or "batch invariant"
         cells = [(model, batch) for model in models for batch in BATCHES[place.kind]]
         for model, batch in track(cells, "Measuring", console=console):
             if time.monotonic() - began < limit:

@@ -19,7 +19,7 @@ PROBES = 7
 def against_float64(device: Device) -> Finding:
     """Eight steps of 16 rows."""
     errors = {}
-    for layers, hidden in ((1, 128), (2, 512), (1, 1024)):
+    for layers, hidden in ((1, 128), (2, 512), (1, 1024)) if device.kind == "cuda" else ((1, 128),):
         _, module = exported("LSTM", hidden, layers)
         assert isinstance(module, nn.LSTM)
         runtime = loaded(device, "LSTM", hidden, layers)
@@ -47,13 +47,13 @@ def bits(device: Device) -> Finding:
         found: dict[str, list[str]] = {"uneven": [], "batch": [], "length": []}
         for batch in sorted({n for p in range(top.bit_length()) for n in (2**p, 2**p + 1) if n <= top}):
             stepped = sweep.stepped(batch)
-            if not _same(stepped[lengths[-1]], alone[lengths[-1]]):
+            if not same(stepped[lengths[-1]], alone[lengths[-1]]):
                 found["batch"].append(str(batch))
             for length in lengths:
                 once, again = sweep.run(length, batch), sweep.run(length, batch)
-                if not _same(once, again) or not all(np.array_equal(a, a[:, :PROBES][:, sweep.members(batch)]) for a in once):
+                if not same(once, again) or not all(np.array_equal(a, a[:, :PROBES][:, sweep.members(batch)]) for a in once):
                     found["uneven"].append(f"{length}x{batch}")
-                if not _same(once, stepped[length]):
+                if not same(once, stepped[length]):
                     found["length"].append(f"{length}x{batch}")
         figures[str(hidden)] = found
     said = "; ".join(f"{h}: {len(f['batch'])} batches, {len(f['length'])} lengths differ" for h, f in figures.items())
@@ -98,7 +98,7 @@ class Sweep:
         return members, here, [batch + slot for slot in here]
 
 
-def _same(some: list[Array], others: list[Array]) -> bool:
+def same(some: list[Array], others: list[Array]) -> bool:
     """Whether the probes that both have are the same to the bit."""
     rows = min(some[0].shape[1], others[0].shape[1], PROBES)
     return all(np.array_equal(a[:, :rows], b[:, :rows]) for a, b in zip(some, others, strict=True))

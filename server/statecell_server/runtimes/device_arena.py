@@ -63,6 +63,11 @@ class DeviceArena(StateArena):
         self._memories, self._slots = grown, capacity  # who reads from the old ones holds them
         self._moved()
 
+    @property
+    def memories(self) -> Sequence[DeviceMemory]:
+        """Of each state, [slots, *lead, *rest] of a state of shape [*lead, "batch", *rest]; others after it has grown."""
+        return self._memories
+
     def rows(self, batch: int, slots: Sequence[Array]) -> "PlanRows":
         """Those of a plan of `batch` rows, whose SLOTS are these arrays. Raises as Staging.mirror does."""
         return PlanRows(self.states, self._memories, self._staging, batch, slots)

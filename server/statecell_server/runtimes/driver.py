@@ -88,6 +88,15 @@ def memory(index: int) -> tuple[int, int]:
     return free.value, total.value
 
 
+def processors(index: int) -> int:
+    """Multiprocessors of the device. Raises CudaError."""
+    device, count = ctypes.c_int(), ctypes.c_int()
+    call("cuInit", 0)
+    call("cuDeviceGet", ctypes.byref(device), index)
+    call("cuDeviceGetAttribute", ctypes.byref(count), 16, device)  # 16: CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT
+    return count.value
+
+
 def card(index: int) -> str:
     """Such as "NVIDIA H200"."""
     device, name = ctypes.c_int(), ctypes.create_string_buffer(256)

@@ -1,26 +1,23 @@
 """Loading: which runtime takes a version's folder, and on which device."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from statecell_server.config import Config
 from statecell_server.device import Device
 from statecell_server.runtimes import artifact, trial
 from statecell_server.runtimes.runtime import DeviceError, LoadError, Runtime
+from statecell_server.runtimes.stack import NotRecurrent
 
 TRIED_ROWS = 16
 """Of the step by which --device auto chooses: most of what batching gains is there, and a small server has as many."""
-
-if TYPE_CHECKING:  # each is imported where it is chosen: what it stands on may not be installed
-    from statecell_server.runtimes.onnx import OnnxRuntime
 
 
 def load(folder: Path, runtime: str, device: Device, config: Config) -> Runtime:
     """The artifact of the folder that the runtime takes, on the device. Raises LoadError."""
     if device.kind == "auto":
         return _load_anywhere(folder, runtime, config)
-    if runtime == "onnxruntime":
-        return _onnx(device, config)(folder / "model.onnx", config.threads, device, _rest(device, config))
+    if runtime == "onnxruntime":  # each is imported where it is chosen: what it stands on may not be installed
+        return _onnx(folder / "model.onnx", device, config)
     if device.kind != "cpu":
         raise DeviceError(
             f"{folder} is to run in TorchScript, which is here for the CPU only: --device {folder.parent.name}=cpu"
@@ -36,14 +33,23 @@ def load(folder: Path, runtime: str, device: Device, config: Config) -> Runtime:
     return TorchScriptRuntime(path, config.threads)
 
 
-def _onnx(device: Device, config: Config) -> "type[OnnxRuntime]":
-    if config.state_arena == "device" or (config.state_arena == "auto" and device.kind == "cuda"):
-        from statecell_server.runtimes.onnx_device import DeviceRuntime
+def _onnx(path: Path, device: Device, config: Config) -> Runtime:
+    rest = _rest(device, config)
+    if config.state_arena != "device" and (config.state_arena == "host" or device.kind != "cuda"):
+        from statecell_server.runtimes.onnx import OnnxRuntime
 
-        return DeviceRuntime
-    from statecell_server.runtimes.onnx import OnnxRuntime
+        return OnnxRuntime(path, config.threads, device, rest)
+    from statecell_server.runtimes.onnx_device import DeviceRuntime
+    from statecell_server.runtimes.recurrent import RecurrentRuntime
 
-    return OnnxRuntime
+    if device.kind != "cuda":  # where its kernels would run in NumPy
+        return DeviceRuntime(path, config.threads, device, rest)
+    try:
+        return RecurrentRuntime(path, config.threads, device, rest)
+    except NotRecurrent as error:
+        runtime = DeviceRuntime(path, config.threads, device, rest)
+        runtime.note += f"; runs in ONNX Runtime, for {error}"
+        return runtime
 
 
 def _rest(device: Device, config: Config) -> int:

@@ -33,8 +33,7 @@ class OnnxRuntime(Runtime):
         try:
             content = artifact.read(path)
             self._staging = Staging(stream(self._place)) if self.staged or self._place.kind == "cuda" else None
-            address = self._staging.stream.address if self._staging is not None else 0
-            self._ort_session = open_session(content, self._place, threads=threads, memory=memory, stream=address)
+            self._ort_session = self._open(content, threads, memory)
         except LoadError:
             raise
         except Exception as error:
@@ -42,10 +41,18 @@ class OnnxRuntime(Runtime):
         self.digest = hashlib.sha256(content).hexdigest()
         self.device = str(self._place)
         if self._place.kind == "cuda":
-            away = strays(self._ort_session, "CUDAExecutionProvider")
-            self.note = "; ".join(filter(None, (cuda.described(self._place.index), away)))
+            self.note = "; ".join(filter(None, (cuda.described(self._place.index), self._way())))
         self.spec = read_spec(self._ort_session.get_modelmeta().custom_metadata_map.get(SPEC_KEY), path)
         self._check(path)
+
+    def _open(self, content: bytes, threads: int, memory: int) -> Any:
+        """ONNX Runtime's session of the model, on the device that is to run it."""
+        address = self._staging.stream.address if self._staging is not None else 0
+        return open_session(content, self._place, threads=threads, memory=memory, stream=address)
+
+    def _way(self) -> str:
+        """What to know of how a GPU runs the model."""
+        return strays(self._ort_session, "CUDAExecutionProvider")
 
     def _check(self, path: Path) -> None:
         """The graph must have what the spec promises; what it lacks would fail at the first call otherwise."""

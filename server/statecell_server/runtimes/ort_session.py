@@ -150,6 +150,14 @@ def require(device: Device) -> None:
         raise DeviceError(f"{device} cannot be used, what is missing: {'; '.join(lacks)}")
 
 
+def run_once(ort_session: ort.InferenceSession, inputs: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
+    """The outputs of these names, from the inputs by name. Raises RunError."""
+    try:
+        return list(ort_session.run(list(outputs), dict(inputs)))
+    except Exception as error:
+        raise RunError(str(error)) from error
+
+
 class Binding:
     """The buffers of a run on the CPU, to be run any number of times."""
 

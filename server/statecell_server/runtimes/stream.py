@@ -2,8 +2,10 @@
 
 import ctypes
 import weakref
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from statecell.tensor import Array
@@ -15,6 +17,9 @@ from statecell_server.runtimes.device_memory import DeviceMemory
 PLACE = np.dtype([("arena", "u8"), ("run", "u8"), ("lead", "i8"), ("bytes", "i8")])
 """Of one state, for `move`: rows.cu has the same structure."""
 THREADS = 256
+ROWS = Path(__file__).with_name("rows.ptx")
+Size = tuple[int, int, int]
+"""Blocks of a grid, or threads of a block."""
 
 
 class Stream:
@@ -67,10 +72,33 @@ class Stream:
             ctypes.c_longlong(batch),
             ctypes.c_int(into_arena),
         ]
-        pointers = (ctypes.c_void_p * len(arguments))(*(ctypes.addressof(a) for a in arguments))
-        function = _function(self.device.index, f"move_{word}")
         grid = (-(-most // THREADS), len(known), 1)
-        driver.call("cuLaunchKernel", function, *grid, THREADS, 1, 1, 0, self._handle, pointers, None)
+        self.launch(ROWS, f"move_{word}", grid, (THREADS, 1, 1), arguments)
+
+    def launch(self, source: Path, kernel: str, grid: Size, block: Size, arguments: Sequence[Any]) -> None:
+        """A kernel of the PTX file `source`; `arguments` are of ctypes. Raises CudaError."""
+        function = _function(self.device.index, source, kernel)
+        pointers = (ctypes.c_void_p * len(arguments))(*(ctypes.addressof(a) for a in arguments))
+        driver.call("cuLaunchKernel", function, *grid, *block, 0, self._handle, pointers, None)
+
+    def record(self, work: Callable[[], None]) -> Callable[[], None]:
+        """A call that begins all at once what `work` begins one after the other: a CUDA graph. Raises CudaError.
+
+        All that `work` uses must be there for as long as the call is, and its kernels have been launched before.
+        """
+        graph, recording = ctypes.c_void_p(), ctypes.c_void_p()
+        driver.call("cuStreamBeginCapture_v2", self._handle, 1)  # 1: what other threads do meanwhile is not forbidden
+        try:
+            work()
+        finally:
+            driver.call("cuStreamEndCapture", self._handle, ctypes.byref(graph))
+        try:
+            driver.call("cuGraphInstantiateWithFlags", ctypes.byref(recording), graph, ctypes.c_ulonglong(0))
+        finally:
+            driver.call("cuGraphDestroy", graph)
+        begin = partial(driver.call, "cuGraphLaunch", recording, self._handle)
+        weakref.finalize(begin, _forget, self.device.index, recording)
+        return begin
 
     def wait(self) -> None:
         """For everything that was begun. Raises CudaError."""
@@ -107,6 +135,9 @@ class HostStream(Stream):
             else:
                 run[:, rows] = arena[wanted[rows]].swapaxes(0, 1)
 
+    def record(self, work: Callable[[], None]) -> Callable[[], None]:
+        return work
+
     def wait(self) -> None:
         pass
 
@@ -121,13 +152,28 @@ def _at(address: int, size: int) -> Array:
 
 
 @cache
-def _function(index: int, name: str) -> ctypes.c_void_p:
-    """A kernel of rows.cu, which the driver compiles for its own device."""
-    module, function = ctypes.c_void_p(), ctypes.c_void_p()
+def _module(index: int, source: Path) -> ctypes.c_void_p:
+    """A file of PTX, which the driver compiles for its own device."""
+    module = ctypes.c_void_p()
     driver.enter(index)
-    driver.call("cuModuleLoadData", ctypes.byref(module), Path(__file__).with_name("rows.ptx").read_bytes() + b"\0")
-    driver.call("cuModuleGetFunction", ctypes.byref(function), module, name.encode())
+    driver.call("cuModuleLoadData", ctypes.byref(module), source.read_bytes() + b"\0")
+    return module
+
+
+@cache
+def _function(index: int, source: Path, kernel: str) -> ctypes.c_void_p:
+    function = ctypes.c_void_p()
+    driver.call("cuModuleGetFunction", ctypes.byref(function), _module(index, source), kernel.encode())
     return function
+
+
+def _forget(index: int, recording: ctypes.c_void_p) -> None:
+    """A device that is broken says so elsewhere."""
+    try:
+        driver.enter(index)
+        driver.call("cuGraphExecDestroy", recording)
+    except driver.CudaError:
+        pass
 
 
 def _unlock(index: int, pointer: ctypes.c_void_p) -> None:

@@ -148,20 +148,42 @@ async def test_a_random_schedule_shows_the_same_bits_on_the_host_and_on_the_devi
     assert all(a.dtype == b.dtype and np.array_equal(a, b) for a, b in zip(*seen, strict=True))
 
 
-@pytest.mark.skipif(
+on_a_gpu = pytest.mark.skipif(
     driver.devices() == 0 or "CUDAExecutionProvider" not in ort.get_available_providers(),
     reason="this machine has no GPU, or this environment no onnxruntime-gpu",
 )
-@pytest.mark.parametrize("model", ["lstm", "half", "gru", "rnn", "proj", "pair", "tagger", "alone"])
+
+
+@on_a_gpu
+@pytest.mark.parametrize("model", ["half", "proj", "pair", "tagger", "alone"])
 async def test_on_a_gpu_a_random_schedule_shows_the_same_bits_wherever_its_states_are(variety: Path, model: str) -> None:
     seen = []
     for where in ("host", "device"):
         engine = Engine(Config(models=variety, state_arena=where, device=Device("cuda"), max_batch=16))
         assert engine.models.get(model).runtime.device == "cuda:0"
+        assert ("runs in ONNX Runtime, for" in engine.models.get(model).note) == (where == "device")
         await engine.start()
         seen.append(await play(engine, model))
         await engine.stop()
     assert all(a.dtype == b.dtype and np.array_equal(a, b) for a, b in zip(*seen, strict=True))
+
+
+@on_a_gpu
+@pytest.mark.parametrize("model", ["lstm", "gru", "rnn"])
+async def test_on_a_gpu_the_kernels_show_the_same_bits_in_batches_of_any_size(variety: Path, model: str) -> None:
+    seen = []
+    for max_batch, where in ((64, "device"), (2, "device"), (16, "host")):
+        engine = Engine(Config(models=variety, device=Device("cuda"), max_batch=max_batch, state_arena=where))
+        runner = engine.models.get(model)
+        if where == "device":
+            assert "one kernel of statecell-server's own" in runner.note
+            assert (runner.sharing.variance, runner.sharing.max_batch, runner.sharing.run_length) == ("", max_batch, None)
+        await engine.start()
+        seen.append(await play(engine, model))
+        await engine.stop()
+    assert all(np.array_equal(a, b) for a, b in zip(seen[0], seen[1], strict=True))
+    for a, b in zip(seen[0], seen[2], strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5)
 
 
 async def test_the_arena_grows_under_steps_and_keeps_every_row(variety: Path) -> None:

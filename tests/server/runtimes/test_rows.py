@@ -1,10 +1,8 @@
-"""The kernel that moves rows: its source does on the CPU what the host's way does, and its PTX is made from this source."""
+"""The kernel that moves rows: its source does on the CPU what the host's way does."""
 
 import ctypes
 import shutil
 import subprocess
-import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -75,32 +73,3 @@ def test_the_kernel_moves_the_rows_that_it_is_told_to_and_no_others(
         for row, slot in enumerate(chosen):
             same = slot >= 0 and np.array_equal(arena[slot], run[:, row])
             assert same == (slot >= 0), f"state {i}, row {row}"
-
-
-COMPILING = """
-import ctypes, sys
-nvrtc, program, size = ctypes.CDLL(sys.argv[1]), ctypes.c_void_p(), ctypes.c_size_t()
-source = open(sys.argv[2], "rb").read()
-assert nvrtc.nvrtcCreateProgram(ctypes.byref(program), source, b"rows.cu", 0, None, None) == 0
-options = (ctypes.c_char_p * 2)(b"--gpu-architecture=compute_75", b"--std=c++17")
-assert nvrtc.nvrtcCompileProgram(program, len(options), options) == 0
-assert nvrtc.nvrtcGetPTXSize(program, ctypes.byref(size)) == 0
-ptx = ctypes.create_string_buffer(size.value)
-assert nvrtc.nvrtcGetPTX(program, ptx) == 0
-open(sys.argv[3], "wb").write(ptx.value)
-"""
-"""In a process of its own: the library changes the locale of the one that loads it."""
-
-
-def nvrtc() -> list[Path]:
-    """NVIDIA's compiler, where it is installed."""
-    found = find_spec("nvidia")
-    roots = (found and found.submodule_search_locations) or ()
-    return [path for root in roots for path in Path(root).glob("cuda_nvrtc/lib/libnvrtc.so.12")]
-
-
-@pytest.mark.skipif(not nvrtc(), reason="NVIDIA's NVRTC is not installed: pip install -r requirements-dev.txt")
-def test_the_ptx_is_what_the_source_compiles_to(tmp_path: Path) -> None:
-    paths = [str(path) for path in (nvrtc()[0], FOLDER / "rows.cu", tmp_path / "rows.ptx")]
-    subprocess.run([sys.executable, "-c", COMPILING, *paths], check=True)
-    assert (tmp_path / "rows.ptx").read_bytes() == (FOLDER / "rows.ptx").read_bytes(), "make the checked-in file anew"
