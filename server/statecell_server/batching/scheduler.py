@@ -80,14 +80,17 @@ class Scheduler:
         if self.waiting >= self.max_queue:
             self._check_room()
         assert self.layout is not None, "rows are gathered by it"
-        if self._budget.used + self.layout.cost > self._budget.limit:
-            self._budget.check(self.layout.cost)
+        cost, budget = self.layout.cost, self._budget
+        if budget.used + cost > budget.limit:
+            budget.check(cost)
+        budget.used += cost
         repeatable = step_index is not None
         step = self._open.get(repeatable)
         if step is None or step.callers >= self._max_rows:
             self._seal()
             step = self._open[repeatable] = GatheredStep(cuttable=self._cuttable, repeatable=repeatable)
         position = step.add(session, session.step_index, data, row)
+        step.cost += cost
         self.lines.join_alone(step, session)
         self.waiting += 1
         self._open_rows += 1

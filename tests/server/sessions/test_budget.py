@@ -12,7 +12,7 @@ from statecell.tensor import Array
 from statecell_server.config import Config
 from statecell_server.durability.store import MemoryStore
 from statecell_server.engine.engine import Engine
-from statecell_server.errors import InvalidRequest, StateBudgetExceeded
+from statecell_server.errors import InvalidRequest, StateBudgetExceeded, StatecellError
 from statecell_server.protocols.oip.request import SequenceRequest
 from statecell_server.protocols.oip.sequence_log import SequenceLog
 from statecell_server.protocols.oip.sequences import Sequences
@@ -152,3 +152,44 @@ async def test_the_count_is_right_whatever_happens(lstm_only: Path) -> None:
         for engine in pair:
             await asyncio.sleep(0.1)
             assert engine.sessions.budget.used == kept(engine) > 0
+
+
+class Told:
+    """As gathering.Row: what came of it."""
+
+    def __init__(self) -> None:
+        self.index: int | None = None
+
+    def moved(self, reply: bytes, step_index: int) -> None:
+        assert len(reply) == 80
+        self.index = step_index
+
+    def refused(self, error: StatecellError) -> None:
+        raise AssertionError(error)
+
+
+async def test_rows_that_wait_count_and_are_given_back(lstm_only: Path) -> None:
+    """Single steps on their short way: each with what it brings and what it will give."""
+    row = np.ones((1, 1, 10), np.float32).tobytes()
+    cost = len(row) + 80
+    async with engines(lstm_only) as (engine,):
+        sessions = [await engine.lifecycle.create("lstm") for _ in range(30)]
+        budget = engine.sessions.budget
+        before = budget.used
+        budget.limit = before + 20 * cost
+        rows = [Told() for _ in range(20)]
+        for number, told in enumerate(rows, 1):
+            assert engine.steps.gather(sessions[number - 1], 0, row, told) is not None
+            assert budget.used == before + number * cost
+        with pytest.raises(StateBudgetExceeded):
+            engine.steps.gather(sessions[20], 0, row, Told())
+        assert sessions[20].pending == 0
+        budget.limit += 30 * 80  # their replies are kept
+        while any(told.index is None for told in rows):
+            await asyncio.sleep(0.001)
+        assert [told.index for told in rows] == [1] * 20
+        assert budget.used == kept(engine) == before + 20 * 80
+        late = Told()
+        assert engine.steps.gather(sessions[20], 0, row, late) is not None
+        while late.index is None:
+            await asyncio.sleep(0.001)
