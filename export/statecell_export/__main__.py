@@ -41,6 +41,11 @@ Target = Annotated[
 Checkpoint = Annotated[
     Path | None, typer.Option(help="Its weights: what torch.save(module.state_dict(), …) wrote, or .safetensors.")
 ]
+States = Annotated[
+    list[str] | None,
+    typer.Option(help="A state of forward and the result that carries it on, as h:1, h:h_next or cached_*:new_cached_*."),
+]
+Constants = Annotated[list[str] | None, typer.Option(help="An input that always has one value, as episode_starts=0.")]
 Lines = Annotated[
     list[str] | None, typer.Option(help='An input and its axes, such as "x:float32[seq_len,batch,10]"; again for more.')
 ]
@@ -98,9 +103,8 @@ def module(
     out: Out = Path("models"),
     version: Number = 1,
     form: Annotated[str, typer.Option(help="float32 (ONNX and TorchScript), float16 or int8 (ONNX).")] = "float32",
-    state: Annotated[
-        list[str] | None, typer.Option(help="A state of forward and the result that carries it on, as h:1 or h:h_next.")
-    ] = None,
+    state: States = None,
+    constant: Constants = None,
     as_json: AsJson = False,
 ) -> None:
     """Export a module and prove it.
@@ -112,7 +116,8 @@ def module(
 
         made, given = _made(target, checkpoint, example)
         _warn_of_sizes(example)
-        report = export(made, given, name=name, out=out, version=version, form=form, states=state or ())
+        constants = _numbers("--constant", constant)
+        report = export(made, given, name=name, out=out, version=version, form=form, states=state or (), constants=constants)
     show(report, as_json=as_json)
 
 
@@ -120,7 +125,9 @@ def module(
 def adopt(
     file: Annotated[Path, typer.Argument(help="An ONNX file from anywhere.")],
     name: Name,
-    state: Annotated[list[str] | None, typer.Option(help="A state's input and output, as state:stateN.")] = None,
+    state: Annotated[
+        list[str] | None, typer.Option(help="A state's input and output, as state:stateN or cached_*:new_cached_*.")
+    ] = None,
     constant: Annotated[list[str] | None, typer.Option(help="An input that is to have one value, as sr=16000.")] = None,
     example: Lines = None,
     out: Out = Path("models"),
@@ -147,6 +154,8 @@ def verify(
     target: Annotated[str | None, typer.Option("--module", help="Verify against this module too, as pkg.mod:factory.")] = None,
     checkpoint: Checkpoint = None,
     example: Lines = None,
+    state: States = None,
+    constant: Constants = None,
     as_json: AsJson = False,
 ) -> None:
     """Prove an exported model again: chunked against whole, artifact against artifact, and against a module when given.
@@ -157,7 +166,7 @@ def verify(
         from statecell_export.artifacts import verify as verify_version
 
         made, given = (None, None) if target is None else _made(target, checkpoint, example, needed=False)
-        proof = verify_version(folder, made, given)
+        proof = verify_version(folder, made, given, states=state or (), constants=_numbers("--constant", constant))
     if as_json:
         print(json.dumps(asdict(proof) | {"worst_error": proof.worst_error}, indent=2))
     else:
@@ -277,6 +286,16 @@ def _split(option: str, entries: list[str] | None, separator: str) -> dict[str, 
         if not all(entry.partition(separator)):
             raise ExportError(f"{option} {entry!r} cannot be read; write it as NAME{separator}VALUE")
     return {entry.partition(separator)[0]: entry.partition(separator)[2] for entry in entries or ()}
+
+
+def _numbers(option: str, entries: list[str] | None) -> dict[str, float]:
+    numbers = {}
+    for name, text in _split(option, entries, "=").items():
+        try:
+            numbers[name] = float({"true": "1", "false": "0"}.get(text.lower(), text))
+        except ValueError:
+            raise ExportError(f"{option} {name}={text}: {text!r} is no number") from None
+    return numbers
 
 
 if __name__ == "__main__":

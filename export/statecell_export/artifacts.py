@@ -1,6 +1,7 @@
 """Artifacts as they lie in the repository: read again, and verified again, alone or against a module."""
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -66,21 +67,30 @@ def read_spec(path: Path) -> ModelSpec:
         raise ExportError(f"{path}: {error}") from None
 
 
-def verify(path: str | Path, module: nn.Module | None = None, example: Any = None) -> Proof:
+def verify(
+    path: str | Path,
+    module: nn.Module | None = None,
+    example: Any = None,
+    *,
+    states: Sequence[str] = (),
+    constants: Mapping[str, float] | None = None,
+) -> Proof:
     """Prove a version again: its artifacts in chunks against whole and against each other; against `module` where one is given.
 
     >>> verify("models/lstm")
+
+    example, states, constants: as they were given to `export`.
 
     Raises VerificationError, ExportError.
     """
     version = open_version(Path(path))
     with quiet(), torch.no_grad():
-        return _alone(version) if module is None else _against(version, module, example)
+        return _alone(version) if module is None else _against(version, module, example, states, constants or {})
 
 
-def _against(version: Version, module: nn.Module, example: Any) -> Proof:
+def _against(version: Version, module: nn.Module, example: Any, states: Sequence[str], constants: Mapping[str, float]) -> Proof:
     module = prepared(module)
-    arguments = read(module, list(version.spec.inputs) if example is None else example)
+    arguments = read(module, list(version.spec.inputs) if example is None else example).fixed(constants)
     generator = torch.Generator().manual_seed(0)
     leaves = tuple(
         replace(leaf, value=torch.randint(low, high + 1, leaf.value.shape, generator=generator).to(leaf.value.dtype))
@@ -88,7 +98,7 @@ def _against(version: Version, module: nn.Module, example: Any) -> Proof:
         else leaf
         for leaf in arguments.leaves
     )
-    _, verifier, judge = study(module, replace(arguments, leaves=leaves), version.spec.name, FORMS[version.form])
+    _, verifier, judge = study(module, replace(arguments, leaves=leaves), version.spec.name, FORMS[version.form], states)
     if verifier.spec != version.spec:
         raise VerificationError(f"{version.folder} has the spec {version.spec.to_json()}, the module {verifier.spec.to_json()}")
     runners = {file: runner(version.folder / file, version.spec) for file in version.files}

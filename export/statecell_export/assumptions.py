@@ -13,6 +13,7 @@ def assumptions(found: Probe, drawn: Sequence[str]) -> tuple[str, ...]:
     """What was drawn for each input, and how each state was found. `drawn`: what the judge drew, in words."""
     said = [f"run with {'; '.join(drawn)}"] if drawn else []
     said += [f"input {leaf.name!r}: {_values(leaf)}" for leaf in found.leaves]
+    said += [f"input {c.name!r}: always {c.value:g}, and no input of the model" for c in found.plan.constants]
     said += [f"state {name!r}: {found.evidence[name]}" for name, _ in found.plan.given]
     for chain in found.plan.chains:
         begins = {LIFTED: "begun with zeros", COMPUTED: "begun with what forward computes in a session's first call"}

@@ -5,12 +5,11 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from statecell.spec import BATCH, SEQ_LEN, SpecError
+from statecell.spec import BATCH, SEQ_LEN, ModelSpec, SpecError
 from torch import nn
 
 from statecell_export.assumptions import assumptions
@@ -23,8 +22,8 @@ from statecell_export.proving.runners import Arrays, runner
 from statecell_export.proving.streaming import min_batch, only_a_loop, why_not
 from statecell_export.proving.verify import Verifier
 from statecell_export.quiet import quiet
-from statecell_export.reading import kept
-from statecell_export.reading.eager import check_eager, check_finite, uncompile, untie
+from statecell_export.reading import kept, written
+from statecell_export.reading.eager import check_eager, check_finite, duplicate, uncompile, untie
 from statecell_export.reading.example import Arguments, read
 from statecell_export.reading.lift import Lifted
 from statecell_export.reading.probe import Probe, probe
@@ -45,6 +44,7 @@ def export(
     version: int = 1,
     form: str = "float32",
     states: Sequence[str] = (),
+    constants: Mapping[str, float] | None = None,
 ) -> Report:
     """Export `module` to out/name/version/ and prove it.
 
@@ -53,7 +53,8 @@ def export(
     module: nn.LSTM, GRU, RNN, a cell of these, or a module around them; exported in eval mode, and not changed.
     example: its input; a tuple or dict of inputs; or lines that name the axes, such as "x:float32[seq_len,batch,10]".
     states: which result carries on which of the states that forward takes, as in ["h:1", "c:2"] or ["h:h_next"]; needed only
-        where nothing else tells.
+        where nothing else tells. Or by a pattern: ["cached_*:new_cached_*"].
+    constants: inputs that always have one value, as in {"episode_starts": 0}; they are no inputs of what is exported.
     form: "float32", which writes ONNX and TorchScript; "float16" or "int8" (8-bit weights), which write ONNX.
 
     Raises ModuleRefusedError, ExampleError, VerificationError; nothing is written then.
@@ -63,9 +64,9 @@ def export(
     check_name(name, version)
     with quiet(), torch.no_grad():
         try:
-            return _Export(name, Path(out), version, FORMS[form], tuple(states), time.perf_counter()).run(
-                prepared(module), example
-            )
+            made = prepared(module)
+            arguments = read(made, example).fixed(constants or {})
+            return _Export(name, Path(out), version, FORMS[form], tuple(states), time.perf_counter()).run(made, arguments)
         except SpecError as error:  # what was found is no layout that can be served
             raise ExampleError(f"{error}{_swapped(example)}") from error
 
@@ -89,21 +90,25 @@ class _Export:
     states: tuple[str, ...]
     began: float
 
-    def run(self, original: nn.Module, example: Any) -> Report:
-        source, verifier, judge = study(original, read(original, example), self.name, self.form, self.states)
+    def run(self, original: nn.Module, arguments: Arguments) -> Report:
+        source, verifier, judge = study(original, arguments, self.name, self.form, self.states)
         ways = recipes(source)
         failures: list[ExportError] = [] if ways else [only_a_loop(source.module, source.found, source.spec.reason)]
-        if where := outside(copy.deepcopy(source.module), source.found.arguments):
+        if place := outside(copy.deepcopy(source.module), source.found.arguments):
             raise ModuleRefusedError(
-                f"{type(original).__name__}.forward computes with values outside of PyTorch ({where}), where nothing can be "
+                f"{type(original).__name__}.forward computes with values outside of PyTorch ({place}), where nothing can be "
                 "followed: a trace would keep the example's for ever; compute them with torch's own functions"
             )
-        if where := branch(copy.deepcopy(source.module), source.found.arguments):
+        if (where := branch(copy.deepcopy(source.module), source.found.arguments)).line:
             ways = [recipe for recipe in ways if recipe.name == SCRIPT]
+            hint = (
+                f"; where {where.arguments[0]} is always the same in service, say so: constants={{{where.arguments[0]!r}: 0}}"
+            )
             failures.append(
                 ModuleRefusedError(
-                    f"{type(original).__name__}.forward decides by values ({where}), which a trace would do once for all; "
+                    f"{type(original).__name__}.forward decides by values ({where.line}), which a trace would do once for all; "
                     "write it by torch.where, or take the states as arguments and return them, so that it can be scripted"
+                    + (hint if len(where.arguments) == 1 and len(source.found.leaves) > 1 else "")
                 )
             )
         for recipe in ways:
@@ -161,11 +166,19 @@ def study(
     double = copy.deepcopy(module).double()  # before it runs: what it computes then cannot always be copied
     given = with_ranges(module, arguments)
     slots = kept.find(module, given)
-    module, double = kept.wrapped(module, slots), kept.wrapped(double, slots)
-    found = probe(module, kept.with_states(module, slots, given), name, [*states, *kept.lines(slots)])
-    found = replace(found, evidence=found.evidence | kept.evidence(slots))
+    changed = written.find(copy.deepcopy(module), given)
+
+    def made(module: nn.Module) -> nn.Module:
+        return written.wrapped(kept.wrapped(module, slots), changed)
+
+    with_kept = kept.with_states(kept.wrapped(module, slots), slots, given)
+    module, double = made(module), made(double)
+    found = probe(module, with_kept, name, [*states, *kept.lines(slots), *written.lines([*changed.states])])
+    found = replace(found, evidence=found.evidence | kept.evidence(slots) | written.evidence([*changed.states]))
     taken = kept.without_states(found.arguments, given)
-    carried = {} if slots else dict(found.plan.given)
+    carried = {
+        name: None if name in changed.states else place for name, place in found.plan.given if name not in kept.names(slots)
+    }
     lifted, exact = Lifted(module, found.plan), _exact(double, found)
     verifier = Verifier(lifted, exact, found.spec, found.leaves, form)
     judge = Judge(itself, taken, found.spec, carried, found.plan.results, steps=bool(slots))
@@ -176,6 +189,12 @@ def study(
     reason = why_not(module, found, verifier.difference)
     if wrong := judge.difference(run, stepped=False):
         raise ModuleRefusedError(f"{type(module).__name__}.forward is not what was made of it: {wrong}{kept.told(slots)}")
+    if mixed := Judge(itself, taken, _alone(module, found.spec), carried, found.plan.results, steps=bool(slots)).mixed(run):
+        one = [f"{t.name}:{t.dtype}[{','.join(str(1 if a == BATCH else a) for a in t.shape)}]" for t in found.spec.inputs]
+        raise ModuleRefusedError(
+            f"{type(module).__name__}.forward mixes the rows of a batch: {mixed}; where a session may have a batch of its own, "
+            f"write 1 in place of batch in the example, as in {one!r}"
+        )
     if not reason and not found.spec.has_time and not found.plan.given and not is_bare(module):
         reason = (
             "forward has no time axis and neither takes nor returns a state, so that each call begins anew; "
@@ -184,10 +203,15 @@ def study(
     if not reason:
         reason = judge.difference(run, stepped=True)
     spec = replace(found.spec, streamable=not reason, reason=reason, min_batch=min_batch(module, found.spec))
-    source = Source(module, lifted, found, spec, form, verifier.tensors, partial(kept.wrapped, slots=slots))
+    source = Source(module, lifted, found, spec, form, verifier.tensors, made)
     served = form.spec(spec)
     judge = Judge(itself, taken, served, carried, found.plan.results, steps=bool(slots))
     return source, Verifier(lifted, exact, served, found.leaves, form), judge
+
+
+def _alone(module: nn.Module, spec: ModelSpec) -> ModelSpec:
+    """The spec with the number of rows that a call must have."""
+    return replace(spec, min_batch=min_batch(module, spec))
 
 
 def prepared(module: nn.Module) -> nn.Module:
@@ -200,7 +224,7 @@ def prepared(module: nn.Module) -> nn.Module:
     check_eager(module)
     check_finite(module)
     try:
-        module = uncompile(copy.deepcopy(module)).eval().cpu()
+        module = uncompile(duplicate(module)).eval().cpu()
     except RuntimeError as error:  # it has run, and holds weights that it computed from others
         raise ModuleRefusedError(
             f"{type(module).__name__} cannot be copied: {str(error).split('.')[0]}; make weight_norm and the like permanent by "
@@ -220,7 +244,8 @@ def _exact(double: nn.Module, found: Probe) -> Lifted | None:
     exact = Lifted(double, found.plan)
     verifier = Verifier(exact, exact, found.spec, found.leaves, FORMS["float32"])
     try:
-        verifier.run(exact, verifier.feed(Case(2, 3, "zero")), double=True)
+        for sizes in ((2, 3), (1, 1)):
+            verifier.run(exact, verifier.feed(Case(*sizes, "zero")), double=True)
     except Exception:  # of whatever kind: a reference that cannot be had must not fail an export
         return None
     return exact

@@ -163,3 +163,9 @@ def test_adopted_model_steps_as_the_file_ran_whole(tmp_path: Path) -> None:
         y, h, c = session.run(["y", "h_n", "c_n"], {"x": x[t : t + 1], "h_0": h, "c_0": c})
         steps.append(y)
     assert np.array_equal(np.concatenate(steps), whole)
+
+
+def test_a_pattern_stands_for_several_states(tmp_path: Path) -> None:
+    path = strangers.explicit(tmp_path / "m.onnx", ("cached_h", "cached_c", "fresh_h", "fresh_c"))
+    report = adopt(path, name="m", out=tmp_path / "models", states={"cached_*": "fresh_*"})
+    assert [(s.input, s.output) for s in report.spec.states] == [("cached_h", "fresh_h"), ("cached_c", "fresh_c")]

@@ -139,7 +139,7 @@ class Warm(Tutorial):
 
     def __init__(self) -> None:
         super().__init__()
-        self.memory = torch.ones(2, 3, 5), torch.ones(2, 3, 5)
+        self.memory = torch.randn(2, 3, 5), torch.randn(2, 3, 5)
 
 
 def served(report: Report, xs: list[np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
@@ -202,7 +202,7 @@ def test_what_no_later_call_looks_at_is_no_state(tmp_path: Path) -> None:
     [
         (Learned, r"keeps a state in self\.h, which begins with zeros in a new session.*take it as an argument"),
         (Counting, "gives another result when called again"),
-        (Warm, r"self\.memory, which is not zero.*set it to None or zeros before the export"),
+        (Warm, r"self\.memory, which holds various numbers.*set it to None or to one number everywhere before the export"),
     ],
 )
 def test_what_cannot_be_kept_for_each_session_is_refused(make: Callable[[], nn.Module], why: str, tmp_path: Path) -> None:

@@ -39,12 +39,6 @@ class FixedBatch(nn.Module):
         return y
 
 
-def already_run() -> nn.Module:
-    module: nn.Module = torch.nn.utils.parametrizations.weight_norm(nn.LSTM(3, 6), "weight_hh_l0")
-    module(X)
-    return module
-
-
 class PacksAll(Packed):
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         return super().forward(x, torch.full((x.size(0),), x.size(1)))
@@ -78,7 +72,6 @@ def test_wrong_example_is_named(tmp_path: Path, module: nn.Module, example: Any,
             nn.LSTM(3, 6).double(),
             "parameter 'weight_ih_l0' is torch.float64, expected torch.float32; call module.float() first",
         ),
-        (already_run(), "ParametrizedLSTM cannot be copied: Only Tensors created explicitly by the user"),
         (PacksAll(), "packs its sequences by lengths that are no argument of it; take lengths as an int64 tensor [batch]"),
     ],
 )

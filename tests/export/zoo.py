@@ -328,7 +328,7 @@ ZOO = (
     Entry("nn.MultiheadAttention over time", lambda: (MultiHead(), BATCH_FIRST), SCRIPT_ONLY, streamable=False),
     Entry(
         "control flow that depends on values, with an explicit state",
-        lambda: (Ponder(), (STEP, (torch.zeros(2, 6), torch.zeros(2, 6)))),
+        lambda: (Ponder(), ("x:float32[1,3]", ("h:float32[1,6]", "c:float32[1,6]"))),
         SCRIPT_ONLY,
     ),
     Entry("state kept in self between calls", lambda: (Remembers(), X)),

@@ -11,6 +11,7 @@ from tests.conftest import LIMIT
 
 ROOT = Path(__file__).parents[2]
 TRITON = ROOT / ".venv-triton"
+LIBRARIES = ROOT / ".venv-libraries"
 BUF = ROOT / ".venv-buf/node_modules/.bin/buf"
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -55,3 +56,12 @@ def buf() -> Run:
     if not installed(BUF, [str(BUF), "--version"], environment):
         pytest.skip("there is no buf in .venv-buf: make outside")
     return runner([str(BUF)], environment)
+
+
+@pytest.fixture(scope="session")
+def libraries_python() -> Run:
+    """The interpreter that has libraries of recurrent models on top of what this one has."""
+    python, environment = LIBRARIES / "bin/python", {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/")}
+    if not installed(python, [str(python), "-c", "import statecell_export"], environment):
+        pytest.skip("there are no libraries in .venv-libraries: make outside")
+    return runner([str(python)], environment)

@@ -12,7 +12,7 @@ from statecell.spec import BATCH, SEQ_LEN, SPEC_KEY, ModelSpec, SpecError, State
 
 from statecell_export.adopting.flow import Flow
 from statecell_export.adopting.judge import judge
-from statecell_export.adopting.states import direction, followed_pairs, hidden_size, pairs_in
+from statecell_export.adopting.states import direction, expanded, followed_pairs, hidden_size, pairs_in
 from statecell_export.adopting.states import initial as initial_states
 from statecell_export.adopting.states import lift as lift_states
 from statecell_export.adopting.stranger import load, nested, random, recurrent_nodes, run, values, with_constants
@@ -20,7 +20,7 @@ from statecell_export.adopting.trial import Trial, try_axes
 from statecell_export.errors import GraphRefusedError
 from statecell_export.proving.grid import Case, Ledger, cases, chunked, chunks, difference, long_cases, relative_error
 from statecell_export.proving.runners import Arrays, Runner, runner, signature_in, signature_out
-from statecell_export.reading.example import parse
+from statecell_export.reading.lines import parse
 from statecell_export.report import Proof, Report, describe, versions
 from statecell_export.repository import check_name, new_version
 from statecell_export.writing.graph import value_info
@@ -41,7 +41,8 @@ def adopt(
 
     >>> adopt("vad.onnx", name="vad", states={"state": "stateN"}, constants={"sr": "16000"})
 
-    states: state input -> output, where names and shapes do not tell. constants: inputs that are to have one value, as text.
+    states: state input -> output, where names and shapes do not tell; {"cached_*": "new_cached_*"} for several.
+    constants: inputs that are to have one value, as text.
     example: lines such as "input:float32[batch,512]", where the file leaves open which axis is what.
 
     Raises GraphRefusedError, ExampleError, VerificationError; nothing is written then.
@@ -51,7 +52,8 @@ def adopt(
     original = load(Path(path))
     constants = constants or {}
     fixed = with_constants(original, constants)
-    model, spec = _with_spec(fixed, name, named=states or {}, lines={line.name: line for line in map(parse, example)})
+    named = expanded(states or {}, [value.name for value in fixed.graph.input])
+    model, spec = _with_spec(fixed, name, named=named, lines={line.name: line for line in map(parse, example)})
     helper.set_model_props(model, {entry.key: entry.value for entry in model.metadata_props} | {SPEC_KEY: spec.to_json()})
     with new_version(out, name, version) as folder:
         onnx.save(model, folder / ONNX)

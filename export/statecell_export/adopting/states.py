@@ -146,3 +146,13 @@ def hidden_size(node: onnx.NodeProto, constants: Mapping[str, Array]) -> int:
     if node.input[2] in constants:
         return int(constants[node.input[2]].shape[2])
     raise GraphRefusedError(f"node {node.name!r} ({node.op_type}) has no hidden_size and its weights are computed")
+
+
+def expanded(said: Mapping[str, str], inputs: Sequence[str]) -> dict[str, str]:
+    """`said` with a pair for each input that a pattern such as cached_*:new_cached_* stands for."""
+    found: dict[str, str] = {}
+    for name, output in said.items():
+        pattern = re.compile(re.escape(name).replace(r"\*", "(.*)"))
+        stands_for = [match for match in map(pattern.fullmatch, inputs) if match] if name.count("*") == 1 else []
+        found |= {match[0]: output.replace("*", match[1]) for match in stands_for} or {name: output}
+    return found

@@ -1,5 +1,6 @@
 """Branches: where forward decides by the values of its inputs, which a trace would decide once and for all."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,17 +15,25 @@ _READS = {"_local_scalar_dense", "is_nonzero", "equal", "item"}
 """Operators that give Python a value."""
 
 
+@dataclass(frozen=True)
+class Branch:
+    """Where forward decides by values, as file:line: code, "" for nowhere; and the arguments whose values they are made of."""
+
+    line: str = ""
+    arguments: tuple[str, ...] = ()
+
+
 class _Watch(Follow):  # type: ignore[no-untyped-call]
     """Until a value of what is computed from the inputs is asked for."""
 
-    def __init__(self, inputs: list[Tensor]) -> None:
-        super().__init__({"inputs": inputs})
-        self.found = ""
+    def __init__(self, inputs: dict[str, Tensor]) -> None:
+        super().__init__({name: [tensor] for name, tensor in inputs.items()})
+        self.found = Branch()
         self.checking = False  # within a function that looks at values only to refuse some of them
 
-    def reads(self, operator: str, sources: Sources) -> None:  # noqa: ARG002
-        if operator in _READS and not self.found and not self.checking:
-            self.found = asking()
+    def reads(self, operator: str, sources: Sources) -> None:
+        if operator in _READS and not self.found.line and not self.checking:
+            self.found = Branch(asking(), tuple(sorted(sources)))
 
 
 class _Checks(TorchFunctionMode):
@@ -46,11 +55,11 @@ class _Checks(TorchFunctionMode):
             self._watch.checking = False
 
 
-def branch(module: nn.Module, arguments: Arguments) -> str:
-    """The first place where forward decides by values, as file:line: code; "" where it does nowhere."""
+def branch(module: nn.Module, arguments: Arguments) -> Branch:
+    """The first place where forward decides by values."""
     tensors = {leaf.name: leaf.value.clone() for leaf in arguments.leaves}
     args, kwargs = arguments.filled(tensors)
-    watch = _Watch(list(tensors.values()))
+    watch = _Watch({leaf.name: tensors[leaf.name] for leaf in arguments.leaves if not leaf.constant})
     with torch.no_grad(), watch, _Checks(watch):
         module(*args, **kwargs)
     return watch.found

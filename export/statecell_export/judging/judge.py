@@ -13,7 +13,7 @@ from torch import nn
 
 from statecell_export.errors import VerificationError
 from statecell_export.judging.inputs import Scene, draw, scenes
-from statecell_export.reading.example import Arguments
+from statecell_export.reading.example import Arguments, Leaf
 from statecell_export.reading.recurrent import Array
 
 Arrays = dict[str, Array]
@@ -21,6 +21,8 @@ Run = Callable[[Arrays], Arrays]
 
 SIZES = ((12, 1), (5, 3))
 """(seq_len, batch) of what is run."""
+ROWS = 3
+"""Sessions that are run beside each other, one begun after the other."""
 STEPS = 7
 """Calls of a module without a time axis."""
 TOLERANCE: defaultdict[str, float] = defaultdict(lambda: 1e-3, float16=3e-2)
@@ -30,8 +32,8 @@ TOLERANCE: defaultdict[str, float] = defaultdict(lambda: 1e-3, float16=3e-2)
 class Judge:
     """Runs `module` as its user would: its own forward with the arguments of the example, clones of them in each call.
 
-    states: the argument that each state is, and the place of its next value among the results; for a module that takes
-    and returns its states. outputs: the place of each of the spec's outputs.
+    states: the argument that each state is, and the place of its next value among the results; None where the module writes it
+    into the argument. For a module that takes its states. outputs: the place of each of the spec's outputs.
     """
 
     def __init__(
@@ -39,7 +41,7 @@ class Judge:
         module: nn.Module,
         arguments: Arguments,
         spec: ModelSpec,
-        states: Mapping[str, int],
+        states: Mapping[str, int | None],
         outputs: Sequence[int],
         *,
         steps: bool = False,
@@ -48,7 +50,7 @@ class Judge:
         self._module, self._arguments, self._spec = module, arguments, spec
         self._states, self._outputs = dict(states), list(outputs)
         self._steps = spec.has_time or bool(states) or steps  # otherwise nothing of its own tells how it would be stepped
-        self._inputs = [leaf for leaf in arguments.leaves if leaf.name not in self._states]
+        self._inputs = [leaf for leaf in arguments.leaves if leaf.name not in self._states and not leaf.constant]
         self._generator = torch.Generator().manual_seed(2)
         self.seen: list[str] = []
         """What was drawn, in words."""
@@ -73,6 +75,35 @@ class Judge:
             self.seen.append(str(scene))
         return ""
 
+    def mixed(self, run: Run) -> str:
+        """What `run` makes of a row beside others that it does not make of it alone, in words; "" for nothing.
+
+        Beside rows that began before it and after it, as sessions do.
+        """
+        spec = self._spec
+        tensors = [*spec.inputs, *spec.outputs, *(state.tensor for state in spec.states)]
+        if not spec.has_batch or any(tensor.batch_axis is None for tensor in tensors):
+            return ""
+        steps = STEPS if self._steps and spec.streamable else 1
+        seq_len = 2 if steps > 1 else SIZES[0][0]
+        scene = Scene(1.0, None)
+        feeds = [[self._draw(scene, seq_len, 1) for _ in range(steps)] for _ in range(ROWS)]
+        alone = [self._run(run, _doubled(spec, feed), spec.min_batch) for feed in feeds]
+        fresh = {s.input: s.fresh(1) for s in spec.states}
+        states = [fresh] * ROWS
+        for call in range(steps + ROWS - 1 if steps > 1 else 1):
+            rows = [row for row in range(ROWS) if steps == 1 or 0 <= call - row < steps]
+            told = {row: call - row if steps > 1 else 0 for row in rows}
+            rows += rows[:1] * (spec.min_batch - len(rows))
+            got = run(_joined(spec, [feeds[row][told[row]] | states[row] for row in rows]))
+            for place, row in enumerate(rows):
+                mine = {t.name: np.take(got[t.name], [place], t.batch_axis) for t in spec.outputs}
+                theirs = {t.name: np.take(alone[row][told[row]][t.name], [0], t.batch_axis) for t in spec.outputs}
+                states[row] = {s.input: np.take(got[s.output], [place], s.batch_axis) for s in spec.states}
+                if found := self._differs([mine], [theirs]):
+                    return f"{found} for a row beside others from what it is for the row alone"
+        return ""
+
     def _compare(self, run: Run, scene: Scene, seq_len: int, batch: int, *, stepped: bool) -> str:
         calls = 1 if self._spec.has_time or not stepped else STEPS
         feeds = [self._draw(scene, seq_len, batch) for _ in range(calls)]
@@ -95,11 +126,10 @@ class Judge:
         steps = [{n: _time(self._spec, n, a, t) for n, a in feeds[0].items()} for t in range(seq_len)]
         parts = self._run(run, steps, batch)
         joined = {
-            t.name: np.concatenate([part[t.name] for part in parts], t.time_axis)
+            t.name: parts[-1][t.name] if t.time_axis is None else np.concatenate([part[t.name] for part in parts], t.time_axis)
             for t in self._spec.outputs
-            if t.time_axis is not None
         }
-        found = self._differs([joined], [{name: want[0][name] for name in joined}])
+        found = self._differs([joined], want)
         return found and f"step by step, {found} from the whole sequence run by the module itself"
 
     def _draw(self, scene: Scene, seq_len: int, batch: int) -> Arrays:
@@ -124,13 +154,24 @@ class Judge:
                 leaf.name: torch.from_numpy(array).to(leaf.value.dtype)
                 for leaf, array in zip(self._inputs, feed.values(), strict=True)
             }
-            flat = {name: t.clone() for name, t in {**tensors, **states}.items()}
+            always = {leaf.name: self._always(leaf, feed, batch) for leaf in self._arguments.leaves if leaf.constant}
+            flat = {name: t.clone() for name, t in {**tensors, **states, **always}.items()}
             args, kwargs = self._arguments.filled(flat)
             with torch.no_grad():
                 found = flattened(module(*args, **kwargs))
+            left = dict(zip(self._names(), flattened((args, kwargs)), strict=False))  # in the arguments themselves
             results.append({t.name: found[place].numpy() for t, place in zip(self._spec.outputs, self._outputs, strict=True)})
-            states = {name: found[place].clone() for name, place in self._states.items()}
+            states = {n: (left[n] if place is None else found[place]).clone() for n, place in self._states.items()}
         return results
+
+    def _always(self, leaf: Leaf, feed: Arrays, batch: int) -> torch.Tensor:
+        """A constant, as long as the inputs are."""
+        lengths = [feed[t.name].shape[t.time_axis] for t in self._spec.inputs if t.time_axis is not None]
+        return leaf.sized(seq_len=max(lengths, default=1), batch=batch, generator=self._generator)
+
+    def _names(self) -> list[str]:
+        """Of forward's flat arguments; "" for what is no tensor."""
+        return [getattr(leaf, "name", "") for leaf in self._arguments.flat]
 
     def _run(self, run: Run, feeds: Sequence[Arrays], batch: int) -> list[Arrays]:
         """What is served: the states in the order and by the names of the spec."""
@@ -165,6 +206,17 @@ def flattened(result: Any) -> list[Any]:
     if isinstance(result, tuple | list):
         return [leaf for value in result for leaf in flattened(value)]
     return [result]
+
+
+def _doubled(spec: ModelSpec, feeds: Sequence[Arrays]) -> list[Arrays]:
+    """One row as it is served: as often as the spec asks for."""
+    return [_joined(spec, [feed] * spec.min_batch) for feed in feeds]
+
+
+def _joined(spec: ModelSpec, rows: Sequence[Arrays]) -> Arrays:
+    """One call of several rows, states and all."""
+    axes = {t.name: t.batch_axis for t in spec.inputs} | {s.input: s.batch_axis for s in spec.states}
+    return {name: np.concatenate([row[name] for row in rows], axes[name]) for name in rows[0]}
 
 
 def _batch(spec: ModelSpec, feed: Arrays) -> int:

@@ -27,7 +27,7 @@ def why_not(module: nn.Module, found: Probe, difference: Callable[[], str]) -> s
         if isinstance(child, nn.RNNBase) and child.bidirectional and path not in inner:
             return f"{path or type(child).__name__} is bidirectional: its reverse direction begins at the end of the sequence"
     for output in spec.outputs:
-        if output.time_axis is None:
+        if output.time_axis is None and output.name not in found.steady:
             one = "it is one for a whole sequence, as of a head on the last step; return one for each step"
             return f"output {output.name!r} has no time axis: {one}"
     changed = difference()

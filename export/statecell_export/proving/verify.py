@@ -1,6 +1,7 @@
 """The proof that belongs to every export: artifacts against the module, at sizes unlike the example's, whole and in chunks."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -16,6 +17,9 @@ from statecell_export.reading.recurrent import Array
 from statecell_export.report import Proof
 from statecell_export.writing.forms import Form
 
+WARM = 3
+"""Calls after which a state is one that a session may have."""
+
 
 class Verifier:
     """Compares artifacts with a lifted module.
@@ -27,6 +31,7 @@ class Verifier:
     def __init__(self, lifted: Lifted, exact: Lifted | None, spec: ModelSpec, leaves: Sequence[Leaf], form: Form) -> None:
         self.lifted, self.exact, self.spec, self.leaves, self.form = lifted, exact, spec, leaves, form
         self._generator = torch.Generator().manual_seed(1)
+        self._any_state: bool | None = None  # whether the module gives finite numbers from any state
 
     def prove(self, artifacts: Mapping[str, Runner]) -> Proof:
         """Raises VerificationError."""
@@ -80,16 +85,32 @@ class Verifier:
         return ""
 
     def feed(self, case: Case) -> Arrays:
-        """Random inputs, and the case's states."""
+        """Random inputs, and the case's states: any, or where no recurrent module of PyTorch's own takes them, such as it gives
+        itself: a cell of one's own may keep what is never negative."""
         arrays: Arrays = {}
         for tensor, leaf in zip(self.spec.inputs, self.leaves, strict=True):
             value = leaf.sized(seq_len=case.seq_len, batch=case.batch, generator=self._generator)
             arrays[tensor.name] = value.numpy().astype(tensor.dtype)
-        for state in self.spec.states:
-            fresh = state.fresh(case.batch)
-            random = torch.randn(fresh.shape, generator=self._generator).numpy().astype(fresh.dtype)
-            arrays[state.input] = random if case.state == "random" and state.input != "started" else fresh
-        return arrays
+        fresh = {state.input: state.fresh(case.batch) for state in self.spec.states}
+        if case.state != "random":
+            return arrays | fresh
+        if self._any_state is None:
+            self._any_state = False  # for what is run now
+            self._any_state = bool(self.lifted.plan.chains) and self._takes_any(arrays, fresh)
+        if self._any_state:
+            return arrays | {name: self._normal(array) if name != "started" else array for name, array in fresh.items()}
+        states = fresh
+        for _ in range(WARM):
+            later = self.run(self.lifted, self.feed(replace(case, state="zero")) | states)
+            states = {s.input: later[s.output].astype(s.dtype) for s in self.spec.states}
+        return arrays | states
+
+    def _takes_any(self, arrays: Arrays, fresh: Arrays) -> bool:
+        random = {name: self._normal(array) if name != "started" else array for name, array in fresh.items()}
+        return all(np.isfinite(array).all() for array in self.run(self.lifted, arrays | random).values())
+
+    def _normal(self, like: Array) -> Array:
+        return torch.randn(like.shape, generator=self._generator).numpy().astype(like.dtype)
 
     def tensors(self, seq_len: int) -> tuple[Tensor, ...]:
         """Inputs and states to trace with."""

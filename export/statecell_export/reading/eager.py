@@ -1,7 +1,10 @@
 """Eager: a module as its author wrote it, out of what torch.compile, torch.jit and training made of it."""
 
+import copy
+
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from statecell_export.errors import ModuleRefusedError
 
@@ -26,6 +29,16 @@ def check_finite(module: nn.Module) -> None:
             raise ModuleRefusedError(
                 f"parameter {path!r} has values that are not finite: the training diverged; take weights from before that"
             )
+
+
+def duplicate(module: nn.Module) -> nn.Module:
+    """A deep copy, in which what was computed from other weights, as weight drop leaves it, is a tensor like any other."""
+    known: dict[int, object] = {}
+    for child in module.modules():
+        for leaf in tree_leaves(list(vars(child).values())):
+            if isinstance(leaf, torch.Tensor) and not leaf.is_leaf:
+                known[id(leaf)] = leaf.detach().clone()
+    return copy.deepcopy(module, known)
 
 
 def uncompile(module: nn.Module) -> nn.Module:

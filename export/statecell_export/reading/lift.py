@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import _disable_current_modes
 
 from statecell_export.reading.recurrent import CLASSES, Recurrent, letters
 from statecell_export.reading.results import plain
@@ -22,6 +23,23 @@ Run = Callable[[Recurrent, Any, States | None], Any]
 Intercept = Callable[[Run, Recurrent, Any, States | None], Any]
 
 _lock = threading.RLock()
+
+
+_aside = threading.local()
+
+
+@contextmanager
+def aside() -> Iterator[None]:
+    """What this thread calls in the block is neither intercepted, nor traced, nor followed."""
+    tracing = torch._C._get_tracing_state()
+    torch._C._set_tracing_state(None)  # type: ignore[attr-defined]
+    _aside.on = True
+    try:
+        with _disable_current_modes(), torch.no_grad():
+            yield
+    finally:
+        _aside.on = False
+        torch._C._set_tracing_state(tracing)  # type: ignore[attr-defined]
 
 
 @contextmanager
@@ -35,7 +53,7 @@ def intercepted(intercept: Intercept) -> Iterator[None]:
             return original(module, input, hx)
 
         def forward(self: Recurrent, input: Any, hx: Any = None) -> Any:
-            if threading.get_ident() != thread:
+            if threading.get_ident() != thread or getattr(_aside, "on", False):
                 return original(self, input, hx)
             return intercept(run, self, input, (hx,) if isinstance(hx, Tensor) else hx)
 
@@ -95,6 +113,21 @@ class Chain:
 
 
 @dataclass(frozen=True)
+class Constant:
+    """An argument that always has one value. sizes: of its axes; of those that vary, the tensor and axis that have the size."""
+
+    name: str
+    value: float
+    dtype: torch.dtype
+    sizes: tuple[int | tuple[str, int], ...]
+
+    def tensor(self, named: dict[str, Tensor]) -> Tensor:
+        """As large as a call's other tensors ask for."""
+        sizes = [size if isinstance(size, int) else named[size[0]].size(size[1]) for size in self.sizes]
+        return torch.full(sizes, self.value).to(self.dtype)
+
+
+@dataclass(frozen=True)
 class Plan:
     """How the flat tensors of a lifted module map to the arguments and results of forward."""
 
@@ -105,6 +138,7 @@ class Plan:
     chains: tuple[Chain, ...]
     results: tuple[int, ...]  # the places of the outputs in forward's flat results
     first: str = "started"  # the name of the state that tells a first call from later ones
+    constants: tuple["Constant", ...] = ()
 
     @property
     def started(self) -> bool:
@@ -158,6 +192,7 @@ class Lifted(nn.Module):
         return tuple(results[place] for place in self.plan.results)
 
     def _call(self, named: dict[str, Tensor]) -> list[Any]:
+        named = named | {constant.name: constant.tensor(named) for constant in self.plan.constants}
         flat = [named[leaf.name] if isinstance(leaf, Named) else leaf for leaf in self.plan.arguments]
         args, kwargs = pytree.tree_unflatten(flat, self.plan.structure)
         return pytree.tree_leaves(plain(self.module(*args, **kwargs)))

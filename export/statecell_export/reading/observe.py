@@ -14,7 +14,7 @@ from statecell_export.reading.example import Arguments
 from statecell_export.reading.follow import Follow, Sources
 from statecell_export.reading.lift import Chains, Run, States, intercepted, states_of
 from statecell_export.reading.recurrent import Cell, Recurrent
-from statecell_export.reading.results import plain
+from statecell_export.reading.results import Path, plain, plain_path
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,9 @@ class Root:
     batch: int | None
     seq_len: int
     packed: bool
+    first: int  # how long its first call was
     sources: Sources = frozenset()  # what its states were computed from: names of arguments, or ITSELF; where that was followed
+    holds: tuple[Sources, ...] = ()  # whose values are in each of them as they were
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,10 @@ class Observation:
     latest: tuple[States, ...]
     results: tuple[Any, ...]
     keys: tuple[str, ...]  # the key or field of each result, "" where it has none
-    paths: tuple[Any, ...]  # where each result is in what forward returned
+    paths: tuple[Path, ...]  # where each result is in what forward returned
     tensors: dict[str, Tensor]  # the very ones that it was given
+    sources: tuple[Sources, ...] = ()  # what each result was computed from, where that was followed
+    holds: tuple[Sources, ...] = ()  # whose values are in it as they were: arguments', and the `passed(chain, state)` of chains
 
     @property
     def sizes(self) -> tuple[int, int | None]:
@@ -57,6 +61,7 @@ def observe(module: nn.Module, arguments: Arguments, tensors: dict[str, Tensor],
     """
     chains = Chains()
     roots: list[Root] = []
+    tensors = {name: tensor.clone() for name, tensor in tensors.items()}  # forward may write into them
     own = [*module.parameters(), *module.buffers()]
     following = Follow({name: [tensor] for name, tensor in tensors.items()} | {ITSELF: own} if follow else {})
 
@@ -66,12 +71,15 @@ def observe(module: nn.Module, arguments: Arguments, tensors: dict[str, Tensor],
         if number is None:
             number = len(roots)
             sources = frozenset[str]().union(*map(following.sources, states or ()))
-            roots.append(Root(called, states, batch, seq_len, packed, sources))
+            holds = tuple(map(following.holds, states or ()))
+            roots.append(Root(called, states, batch, seq_len, packed, seq_len, sources, holds))
             chains.roots.append((called, ()))
         else:
             roots[number] = replace(roots[number], seq_len=roots[number].seq_len + seq_len)
         result = run(called, input, states)
         chains.roots[number] = (called, states_of(called, result))
+        for place, state in enumerate(states_of(called, result) if follow else ()):
+            following.mark(passed(number, place), state)
         return result
 
     args, kwargs = arguments.filled(tensors)
@@ -81,8 +89,22 @@ def observe(module: nn.Module, arguments: Arguments, tensors: dict[str, Tensor],
         except Exception as error:
             shapes = ", ".join(f"{k} {dtype_name(v.dtype)}{list(v.shape)}" for k, v in tensors.items())
             raise ExampleError(f"{type(module).__name__}.forward fails on {shapes}: {error}") from error
-    paths = tuple(path for path, _ in results)
-    return Observation(tuple(roots), tuple(latest for _, latest in chains.roots), *_keyed(results), paths, tensors)
+    paths = tuple(plain_path(path) for path, _ in results)
+    tensors_of = [value if isinstance(value, Tensor) else torch.empty(0) for _, value in results]
+    return Observation(
+        tuple(roots),
+        tuple(latest for _, latest in chains.roots),
+        *_keyed(results),
+        paths,
+        tensors,
+        tuple(map(following.sources, tensors_of)),
+        tuple(map(following.holds, tensors_of)),
+    )
+
+
+def passed(chain: int, state: int) -> str:
+    """The name by which it is followed what a chain of recurrent calls gave back as one of its states."""
+    return f"{chain}/{state}"
 
 
 def _keyed(results: list[tuple[Any, Any]]) -> tuple[tuple[Any, ...], tuple[str, ...]]:

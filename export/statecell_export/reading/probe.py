@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from statecell_export.errors import ExampleError, ModuleRefusedError
 from statecell_export.reading.axes import SIZES, NoSymbolError, symbolic
 from statecell_export.reading.example import Arguments, Leaf
-from statecell_export.reading.lift import COMPUTED, GIVEN, LIFTED, OWN, Chain, Plan, next_name, paths, state_names
+from statecell_export.reading.lift import COMPUTED, GIVEN, LIFTED, OWN, Chain, Constant, Plan, next_name, paths, state_names
 from statecell_export.reading.naming import stateless, with_axes, with_lengths
 from statecell_export.reading.observe import Observation, dtype_name, observe
 from statecell_export.reading.pairing import by_name, pair, told
@@ -29,6 +29,7 @@ class Probe:
     loops: bool  # forward calls a cell once for each time step
     packed: bool
     evidence: dict[str, str]  # of each state that forward takes: what tells its next value
+    steady: frozenset[str] = frozenset()  # outputs that are the same for all steps of a call
 
 
 def probe(module: nn.Module, arguments: Arguments, name: str, said: Sequence[str] = ()) -> Probe:
@@ -58,10 +59,10 @@ def probe(module: nn.Module, arguments: Arguments, name: str, said: Sequence[str
     taken = {leaf.name for leaf in arguments.leaves} | set(_output_names(seen[0], results))
     chains = _chains(module, seen, {name for name, _ in given}, taken, timed=timed)
     if not given and all(chain.begins == OWN for chain in chains):
-        raise stateless(module)
+        raise stateless(module, arguments, first)
     state_leaves = {leaf_name for leaf_name, _ in given}
     renamed = _state_input_names([leaf_name for leaf_name, _ in given], seen[0], taken)
-    inputs = tuple(leaf for leaf in arguments.leaves if leaf.name not in state_leaves)
+    inputs = tuple(leaf for leaf in arguments.leaves if leaf.name not in state_leaves and not leaf.constant)
     plan = Plan(
         arguments=arguments.flat,
         structure=arguments.structure,
@@ -70,9 +71,10 @@ def probe(module: nn.Module, arguments: Arguments, name: str, said: Sequence[str
         chains=chains,
         results=tuple(results),
         first=_free("started", taken),
+        constants=_constants(arguments),
     )
     by_name = {leaf.name: leaf for leaf in arguments.leaves}
-    states = [_state(renamed[leaf], by_name[leaf].shape, by_name[leaf].value.dtype) for leaf, _ in given]
+    states = [_state(renamed[leaf], by_name[leaf].shape, by_name[leaf].value.dtype, by_name[leaf].initial) for leaf, _ in given]
     for number, chain in enumerate(chains):
         if chain.names:
             shapes_of = zip(chain.names, _chain_shapes(seen, chain, number), strict=True)
@@ -93,7 +95,32 @@ def probe(module: nn.Module, arguments: Arguments, name: str, said: Sequence[str
         raise ModuleRefusedError(f"{type(module).__name__}: {error}") from None
     roots = list(zip(*(one.roots for one in seen), strict=True))
     loops = any(isinstance(root[0].module, Cell) and len({r.seq_len for r in root}) > 1 for root in roots)
-    return Probe(spec, plan, inputs, arguments, loops, any(root.packed for root in seen[0].roots), evidence)
+    timed_leaves = {leaf.name for leaf in arguments.leaves if SEQ_LEN in (leaf.shape or ())} | state_leaves
+    steady = frozenset(
+        output.name
+        for output, place in zip(spec.outputs, results, strict=True)
+        if output.time_axis is None and not any(one.sources[place] & timed_leaves for one in seen)
+    )
+    return Probe(spec, plan, inputs, arguments, loops, any(root.packed for root in seen[0].roots), evidence, steady)
+
+
+def _constants(arguments: Arguments) -> tuple[Constant, ...]:
+    """Those among the arguments, and whose axes are as long as theirs."""
+    axes = {
+        size: (leaf.name, axis)
+        for leaf in arguments.leaves
+        if not leaf.constant
+        for axis, size in enumerate(leaf.shape or ())
+        if isinstance(size, str)
+    }
+    constants = []
+    for leaf in arguments.leaves:
+        if leaf.constant and leaf.range is not None:
+            if missing := [size for size in leaf.shape or () if isinstance(size, str) and size not in axes]:
+                raise ExampleError(f"constant {leaf.name!r} has an axis {missing[0]} that no input has")
+            sizes = tuple(axes[size] if isinstance(size, str) else size for size in leaf.shape or ())
+            constants.append(Constant(leaf.name, leaf.range[0], leaf.value.dtype, sizes))
+    return tuple(constants)
 
 
 def _same_again(module: nn.Module, arguments: Arguments, first: Observation) -> None:
@@ -166,17 +193,20 @@ def _given(
     a recurrent module as its state.
     """
     fitting = {}
+    where = {leaf.name: leaf.path for leaf in arguments.leaves}
     first, handed = arguments.leaves[0].name, {id(state) for root in seen.roots for state in root.states or ()}
     for leaf in arguments.leaves:
-        if leaf.name == first and id(seen.tensors[first]) not in handed:
+        if leaf.constant or (leaf.name == first and id(seen.tensors[first]) not in handed):
             continue
         if leaf.value.is_floating_point() and leaf.shape is not None and SEQ_LEN not in leaf.shape:
             fits = [i for i, shape in enumerate(shapes) if shape == leaf.shape and seen.results[i].dtype == leaf.value.dtype]
             if fits:
                 fitting[leaf.name] = fits
-    places = told(said, [leaf.name for leaf in arguments.leaves], seen)
+    lines = told(said, [leaf.name for leaf in arguments.leaves], seen)
+    fitting = {name: fits for name, fits in fitting.items() if name not in lines}
+    places = {name: place for name, place in lines.items() if place is not None}
     evidence = {name: f"carried on by result {place} of forward, as the caller says" for name, place in places.items()}
-    for name, (place, how) in pair(module, {n: fits for n, fits in fitting.items() if n not in places}, seen).items():
+    for name, (place, how) in pair(module, fitting, seen, where).items():
         places[name], evidence[name] = place, f"carried on by result {place} of forward: {how}"
     pairs = [(leaf.name, places[leaf.name]) for leaf in arguments.leaves if leaf.name in places]
     if said:
@@ -185,7 +215,7 @@ def _given(
     if not seen.roots or any(root.sources & feeds for root in seen.roots):
         return tuple(pairs), evidence
     # No recurrent module goes on from them: a cell of the user's own may, or they are no states and only have such a shape.
-    named = by_name(module, fitting, seen)
+    named = by_name(module, fitting, seen, where)
     return tuple((name, place) for name, place in pairs if name in named), evidence
 
 
@@ -229,7 +259,8 @@ def _chain_shapes(seen: list[Observation], chain: Chain, number: int) -> list[Sh
         return [symbolic(sizes) for sizes in shapes]
     except NoSymbolError as error:
         raise ModuleRefusedError(
-            f"submodule {chain.path!r}: its state {error}; give it an input of [seq_len, batch, …]"
+            f"submodule {chain.path!r}: its state {error}; give it an input of [seq_len, batch, …], or where it has "
+            "several rows for each of the batch, write 1 in place of batch in the example's line"
         ) from None
 
 
@@ -262,8 +293,8 @@ def _state_input_names(leaves: list[str], seen: Observation, taken: set[str]) ->
     return dict(zip(leaves, [_free(name, others) for name in usual], strict=True))
 
 
-def _state(name: str, shape: Shape | None, dtype: torch.dtype) -> StateSpec:
-    return StateSpec(name, next_name(name), dtype_name(dtype), shape or ())
+def _state(name: str, shape: Shape | None, dtype: torch.dtype, initial: float = 0.0) -> StateSpec:
+    return StateSpec(name, next_name(name), dtype_name(dtype), shape or (), initial)
 
 
 def _is_tensor(value: Any) -> bool:

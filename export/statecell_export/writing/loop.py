@@ -20,8 +20,8 @@ def loop(step: onnx.ModelProto, spec: ModelSpec) -> onnx.ModelProto:
         else:
             before.add_many("Unsqueeze", [f"now/{tensor.name}", before.ints(tensor.time_axis)], [f"step/{tensor.name}"])
     for tensor in spec.outputs:
-        assert tensor.time_axis is not None, "a model whose output has no time axis is not streamable and has no loop"
-        after.add_many("Squeeze", [f"step/{tensor.name}", after.ints(tensor.time_axis)], [f"now/{tensor.name}"])
+        squeezed = [] if tensor.time_axis is None else [after.ints(tensor.time_axis)]
+        after.add_many("Squeeze" if squeezed else "Identity", [f"step/{tensor.name}", *squeezed], [f"now/{tensor.name}"])
     body = helper.make_graph(
         [*before.nodes, *inner.node, *after.nodes],
         "step",
@@ -32,12 +32,16 @@ def loop(step: onnx.ModelProto, spec: ModelSpec) -> onnx.ModelProto:
     outer.add_many(
         "Scan",
         [*(s.input for s in spec.states), *(t.name for t in timed)],
-        [*(s.output for s in spec.states), *(t.name for t in spec.outputs)],
+        [*(s.output for s in spec.states), *(f"{'each/' * (t.time_axis is None)}{t.name}" for t in spec.outputs)],
         body=body,
         num_scan_inputs=len(timed),
         scan_input_axes=[t.time_axis for t in timed],
-        scan_output_axes=[t.time_axis for t in spec.outputs],
+        scan_output_axes=[t.time_axis or 0 for t in spec.outputs],
     )
+    for tensor in spec.outputs:  # the same for all steps: that of the last
+        if tensor.time_axis is None:
+            last = outer.constant(np.array(-1, np.int64))
+            outer.add_many("Gather", [f"each/{tensor.name}", last], [tensor.name], axis=0)
     return to_model(helper.make_graph(outer.nodes, spec.name, [], [], outer.initializers), spec, step.opset_import)
 
 

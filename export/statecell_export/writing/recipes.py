@@ -72,7 +72,7 @@ def recipes(source: Source) -> list[Recipe]:
     if not is_bare(source.module) and spec.streamable and spec.has_time:
         both.append(Recipe("loop", _loop, _loop_script))
     alone = [Recipe(recipe.name, None, recipe.torchscript) for recipe in both]
-    if not any(chain.names for chain in plan.chains):
+    if not any(chain.names for chain in plan.chains) and not plan.constants:
         alone.append(Recipe(SCRIPT, None, _script))
     return [*both, *(alone if source.form.torchscript else [])]
 

@@ -11,6 +11,7 @@ from torch.utils import _pytree as pytree
 from statecell_export.errors import ModuleRefusedError
 from statecell_export.quiet import quiet
 from statecell_export.reading.lift import Lifted, Named, Plan
+from statecell_export.writing.shell import Shell
 
 Script = torch.jit.ScriptModule
 
@@ -18,7 +19,7 @@ Script = torch.jit.ScriptModule
 def trace(lifted: Lifted, tensors: tuple[Tensor, ...]) -> Script:
     """`lifted` traced. The grid of verification, not the trace, proves that no size was baked in."""
     with quiet(), torch.no_grad():
-        traced: Script = torch.jit.trace(lifted, tensors, check_trace=False, strict=False)  # type: ignore[no-untyped-call]
+        traced: Script = torch.jit.trace(Shell(lifted), tensors, check_trace=False, strict=False)  # type: ignore[no-untyped-call]
     return traced
 
 
@@ -66,7 +67,10 @@ def loop(step: Script, spec: ModelSpec) -> Script:
     seq_len = next(
         f"{name}.size({t.time_axis})" for name, t in zip(inputs, spec.inputs, strict=True) if t.time_axis is not None
     )
-    joined = [f"torch.cat(all_{name}, {t.time_axis})" for name, t in zip(outputs, spec.outputs, strict=True)]
+    joined = [
+        f"all_{name}[-1]" if t.time_axis is None else f"torch.cat(all_{name}, {t.time_axis})"
+        for name, t in zip(outputs, spec.outputs, strict=True)
+    ]
     return _forward(
         nn.ModuleDict({"step": step}),
         [*inputs, *states],
@@ -91,7 +95,7 @@ def _forward(children: nn.ModuleDict, parameters: list[str], lines: list[str]) -
         try:
             module: Script = torch.jit.script(root)
             module.define("\n".join([head, *lines, ""]))
-        except (RuntimeError, torch.jit.frontend.FrontendError) as error:
+        except Exception as error:  # of whatever kind: it reads all that a class is made of
             reason = str(error).strip().splitlines()[0]
             raise ModuleRefusedError(
                 f"TorchScript cannot compile {type(next(iter(children.values()))).__name__}: {reason}"

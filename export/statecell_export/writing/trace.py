@@ -16,6 +16,7 @@ from onnx import TensorProto, helper
 from statecell.spec import ModelSpec
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
+from torch.onnx.utils import register_custom_op_symbolic, unregister_custom_op_symbolic
 
 from statecell_export.errors import ModuleRefusedError
 from statecell_export.quiet import quiet
@@ -35,7 +36,7 @@ def traced(module: nn.Module, plan: Plan, spec: ModelSpec, tensors: tuple[Tensor
     states = [state.tensor for state in spec.states]
     signature = [*spec.inputs, *states, *spec.outputs, *map(next_state, spec.states)]
     file = io.BytesIO()
-    with quiet(), torch.no_grad(), _unpacked(), contextlib.redirect_stdout(io.StringIO()):  # it prints the graph when it fails
+    with quiet(), torch.no_grad(), _unpacked(), _silent(), _symbolics():
         try:
             torch.onnx.export(
                 Lifted(module, plan, _opaque(calls)),
@@ -98,6 +99,43 @@ def _opaque(calls: list[Recurrent]) -> Callable[[Run, Recurrent, Any, States | N
 
 def _permuted(state: Tensor, order: Tensor | None) -> Tensor:
     return state if order is None else state.index_select(1, order)
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Where it fails it prints the graph, from Python and from C++."""
+    log = torch._C._jit_onnx_log
+    torch._C._jit_onnx_log = lambda *_: None
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        torch._C._jit_onnx_log = log
+
+
+def _copy(g: Any, target: Any, source: Any, _non_blocking: Any) -> Any:
+    """x.copy_(y), of which the exporter makes an operator that it does not know."""
+    return g.op("Expand", g.op("CastLike", source, target), g.op("Shape", target))
+
+
+def _log_sigmoid(g: Any, x: Any) -> Any:
+    """In place of the logarithm of a sigmoid, which is zero far below zero."""
+    return g.op("Neg", g.op("Softplus", g.op("Neg", x)))
+
+
+_SYMBOLICS: dict[str, Callable[..., Any]] = {"aten::copy": _copy, "aten::log_sigmoid": _log_sigmoid}
+
+
+@contextlib.contextmanager
+def _symbolics() -> Iterator[None]:
+    """What the exporter lacks, or does less exactly."""
+    for name, symbolic in _SYMBOLICS.items():
+        register_custom_op_symbolic(name, symbolic, OPSET)
+    try:
+        yield
+    finally:
+        for name in _SYMBOLICS:
+            unregister_custom_op_symbolic(name, OPSET)
 
 
 _PACK, _PAD = torch._C._VariableFunctions._pack_padded_sequence, torch._C._VariableFunctions._pad_packed_sequence
