@@ -94,11 +94,6 @@ class _Export:
         source, verifier, judge = study(original, arguments, self.name, self.form, self.states)
         ways = recipes(source)
         failures: list[ExportError] = [] if ways else [only_a_loop(source.module, source.found, source.spec.reason)]
-        if place := outside(copy.deepcopy(source.module), source.found.arguments):
-            raise ModuleRefusedError(
-                f"{type(original).__name__}.forward computes with values outside of PyTorch ({place}), where nothing can be "
-                "followed: a trace would keep the example's for ever; compute them with torch's own functions"
-            )
         if (where := branch(copy.deepcopy(source.module), source.found.arguments)).line:
             ways = [recipe for recipe in ways if recipe.name == SCRIPT]
             hint = (
@@ -189,6 +184,11 @@ def study(
     reason = why_not(module, found, verifier.difference)
     if wrong := judge.difference(run, stepped=False):
         raise ModuleRefusedError(f"{type(module).__name__}.forward is not what was made of it: {wrong}{kept.told(slots)}")
+    if place := outside(copy.deepcopy(module), found.arguments):
+        raise ModuleRefusedError(
+            f"{type(module).__name__}.forward computes with values outside of PyTorch ({place}), where nothing can be "
+            "followed: a trace would keep the example's for ever; compute them with torch's own functions"
+        )
     if mixed := Judge(itself, taken, _alone(module, found.spec), carried, found.plan.results, steps=bool(slots)).mixed(run):
         one = [f"{t.name}:{t.dtype}[{','.join(str(1 if a == BATCH else a) for a in t.shape)}]" for t in found.spec.inputs]
         raise ModuleRefusedError(

@@ -95,15 +95,15 @@ def _forward(children: nn.ModuleDict, parameters: list[str], lines: list[str]) -
         try:
             module: Script = torch.jit.script(root)
             module.define("\n".join([head, *lines, ""]))
-        except Exception as error:  # of whatever kind: it reads all that a class is made of
-            reason = str(error).strip().splitlines()[0]
-            raise ModuleRefusedError(
-                f"TorchScript cannot compile {type(next(iter(children.values()))).__name__}: {reason}"
-            ) from error
         except OSError as error:  # typed into a shell or a notebook, of which there is no file
             raise ModuleRefusedError(
                 f"{type(next(iter(children.values()))).__name__} has to be compiled by TorchScript, which reads its source, "
                 "and that is in no file; write the class into a .py file and import it from there"
+            ) from error
+        except Exception as error:  # of whatever kind: it reads all that a class is made of
+            reason = str(error).strip().splitlines()[0]
+            raise ModuleRefusedError(
+                f"TorchScript cannot compile {type(next(iter(children.values()))).__name__}: {reason}"
             ) from error
     return module.eval()
 
