@@ -1,5 +1,7 @@
 """What can go wrong with a call. No error here knows the transport; protocols.status has the table of gRPC codes."""
 
+from typing import Self
+
 LONGEST = 1000
 """Characters of a message, and of each entry of its metadata. A caller may be told the same for each of many sessions."""
 
@@ -19,6 +21,10 @@ class StatecellError(Exception):
         """What a caller sent may be in both, and may be long: no more than LONGEST characters of each are kept."""
         super().__init__(_shortened(message))
         self.metadata = {key: _shortened(str(value)) for key, value in metadata.items()}
+
+    def kept(self) -> Self:
+        """To be kept by whoever has caught it: without the frames that it came through, which hold what keeps it."""
+        return self.with_traceback(None)
 
 
 class ModelNotFound(StatecellError):

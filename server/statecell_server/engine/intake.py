@@ -92,7 +92,7 @@ class Intake:
         try:
             self._begin(ticket, session_ids, tensors, step_indexes, absent)
         except StatecellError as error:
-            ticket.errors = dict.fromkeys(range(len(session_ids)), error)
+            ticket.errors = dict.fromkeys(range(len(session_ids)), error.kept())
         except Exception as error:  # whoever waits must hear of it
             log.exception("a request failed")
             ticket.errors = dict.fromkeys(range(len(session_ids)), InternalError(f"the request failed: {error}"))
@@ -141,7 +141,7 @@ class Intake:
             if found[position] is None:
                 ticket.errors[position] = absent.get(session_id) or self._sessions.absent(session_id)
         if len(ticket.errors) == len(found):
-            raise ticket.errors[0]
+            raise ticket.errors.pop(0)
         return found
 
     def _again(self, takeover: Takeover, ticket: Ticket, positions: list[int]) -> None:
@@ -209,7 +209,7 @@ class Intake:
                 try:
                     placed = lines.place(session, index, ticket.inputs.seq_len)
                 except (StepOutOfOrder, QueueFull) as error:
-                    ticket.errors[position] = error
+                    ticket.errors[position] = error.kept()
                     if isinstance(error, StepOutOfOrder) and session.durable and session.pending and not ticket.asked:
                         ticket.doubtful.append(position)  # what is in flight here may be what another server has done already
                     continue
@@ -246,6 +246,6 @@ class Intake:
                 )
             runner.submit(step)
         except (InvalidRequest, QueueFull, StateBudgetExceeded) as error:
-            ticket.errors.update(dict.fromkeys(new, error))
+            ticket.errors.update(dict.fromkeys(new, error.kept()))
         else:
             ticket.join(step, new)

@@ -91,7 +91,7 @@ class Lifecycle:
         if self._takeover is not None and (asked or self._takeover.needed([session_id], [None])):
             absent = await self._takeover.fetch([session_id])
             if absent:
-                raise absent[session_id]
+                raise absent.pop(session_id)
         return self._sessions.get(session_id)
 
     async def snapshot(self, session_id: str) -> Snapshot:
@@ -140,7 +140,7 @@ class Lifecycle:
             if self._takeover is not None and self._is_stored(session_id):
                 absent = await self._takeover.fetch([session_id])
                 if absent:
-                    raise absent[session_id]
+                    raise absent.pop(session_id)
             session = self._sessions.get(session_id)
             runner = self._models.of(session)
             error = await runner.journal.restart(session) if session.durable and runner.journal is not None else None

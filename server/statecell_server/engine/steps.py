@@ -95,5 +95,8 @@ class Steps:
             ticket.cancel()
             raise
         if ticket.errors:
-            raise ticket.errors[0]
+            try:
+                raise ticket.errors.pop(0)
+            finally:
+                del ticket  # the error holds this frame, and the ticket's steps hold the error
         return ticket

@@ -109,7 +109,7 @@ class Takeover:
             try:
                 ids = await self._load(ids, errors)
             except StatecellError as error:
-                return errors | dict.fromkeys(ids, error)
+                return errors | dict.fromkeys(ids, error.kept())
             except Exception as error:
                 log.exception("the store failed")
                 return errors | dict.fromkeys(ids, StoreUnavailable(f"the store does not answer: {error!r}"))
@@ -129,7 +129,7 @@ class Takeover:
                     raise self._sessions.absent(session_id)
                 await self._adopt(session_id, Record.decode(data))
             except StatecellError as error:
-                errors[session_id] = error
+                errors[session_id] = error.kept()
             except Exception as error:
                 log.exception("session %s cannot be loaded", session_id[:16])
                 errors[session_id] = InternalError(f"session {session_id} cannot be loaded: {error}")

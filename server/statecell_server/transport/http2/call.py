@@ -150,12 +150,12 @@ class Call:
 
     def cancel(self, why: Aborted) -> None:
         """Ends the call from outside, whatever is unsent; where the client is gone, nobody hears why."""
+        cancelled = self._cancelled
         if self._ended:
             self._link.give_up(self)
         else:
             self._link.cut(self)
             self._end(why.code, str(why), why.metadata)
-        cancelled, self._cancelled = self._cancelled, None
         if cancelled is not None:
             cancelled()
         task, self._task = self._task, None  # it will hold its frames, and those the call
@@ -194,7 +194,8 @@ class Call:
 
     def when_cancelled(self, cancel: Callable[[], None]) -> None:
         """As Direct."""
-        self._cancelled = cancel
+        if not self._ended:
+            self._cancelled = cancel
 
     def sent(self) -> None:
         """Nothing is unsent any more."""
@@ -373,6 +374,7 @@ class Call:
         if self._ended:
             return
         self._ended = self._draining = True
+        self._cancelled = None  # it holds whoever is to answer, and that holds the call
         self._inbox.clear()
         if self._deadline is not None:
             self._deadline.cancel()
