@@ -33,15 +33,15 @@ def request(number: int, index: int, **parameters: bool) -> oip.ModelInferReques
     return made
 
 
-async def session(channel: grpc.aio.Channel, **options: bool) -> tuple[v1_grpc.InferenceServiceStub, str]:
+async def session(channel: grpc.aio.Channel, durable: bool = False) -> tuple[v1_grpc.InferenceServiceStub, str]:
     stub = v1_grpc.InferenceServiceStub(channel)
-    made = await stub.CreateSession(v1.CreateSessionRequest(model="lstm", **options))
+    made = await stub.CreateSession(v1.CreateSessionRequest(model="lstm", durable=durable))
     return stub, made.session.session_id
 
 
 async def steps(channel: grpc.aio.Channel, number: int) -> None:
     """Rows, longer ones, repeated ones, refused ones."""
-    stub, name = await session(channel, durable=bool(number % 2))
+    stub, name = await session(channel, bool(number % 2))
     x, long = pack("x", X), pack("x", np.ones((5, 1, 10), np.float32))
     await stub.Step(v1.StepRequest(session_id=name, inputs=[x]))
     for _ in range(2):
@@ -54,7 +54,7 @@ async def steps(channel: grpc.aio.Channel, number: int) -> None:
 
 
 async def streamed(channel: grpc.aio.Channel, number: int) -> None:
-    stub, name = await session(channel, durable=bool(number % 2))
+    stub, name = await session(channel, bool(number % 2))
     call = stub.StreamSteps()
     for index in range(6):
         seq_len = 1 + 4 * (index % 2)

@@ -20,7 +20,7 @@ from statecell_server.transport.http2.frames import (
 )
 from statecell_server.transport.http2.headers import LARGEST_BLOCK
 from statecell_server.transport.http2.inflow import WINDOW, Inflow
-from statecell_server.transport.http2.memory import Held
+from statecell_server.transport.http2.memory import OWN, Held
 from statecell_server.transport.http2.outflow import Outflow
 from statecell_server.transport.http2.peer import Peer
 from statecell_server.transport.http2.shared import Shared
@@ -153,7 +153,7 @@ class Connection(asyncio.Protocol):
     def _counted(self) -> bool:
         """Counts what is not read yet; whether there is room for it."""
         kept, self._kept = self._kept, len(self._rest) + (len(self._block[2]) if self._block is not None else 0)
-        return self._held.add(self._kept - kept)
+        return self._held.add(self._kept - kept) or self._kept <= OWN
 
     def pause_writing(self) -> None:
         self._out.paused = True
@@ -191,10 +191,11 @@ class Connection(asyncio.Protocol):
         """Where the first frame begins that is not complete, or that has to wait. The main path. Raises ConnectionBroken."""
         end, count = len(data), 0
         while end - at >= HEAD_SIZE:
-            count += 1
-            if not count % FRAMES and time.perf_counter() + self._streams.owed > until:
-                self._needed = 0
-                break
+            if count >= FRAMES:
+                if time.perf_counter() + self._streams.owed > until:
+                    self._needed = 0
+                    break
+                count = 0
             head, flags, stream = HEAD.unpack_from(data, at)
             size, kind = head >> 8, head & 0xFF
             if size > LARGEST_DATA:
@@ -204,26 +205,32 @@ class Connection(asyncio.Protocol):
                 self._needed = HEAD_SIZE + size
                 break
             stream &= 0x7FFFFFFF
+            count += 1 if kind == frames.DATA and size < LARGE else FRAMES
             if self._block is not None and kind != frames.CONTINUATION:
                 raise ConnectionBroken(Code.PROTOCOL_ERROR, "headers were not continued")
             try:
                 if kind == frames.DATA:
                     self._shared.poll.heard()
                     self._streams.data(stream, flags, data[start:stop] if size < LARGE else memoryview(data)[start:stop])
-                elif kind == frames.HEADERS:
-                    self._open(stream, flags, data[start:stop])
-                elif kind == frames.CONTINUATION:
-                    self._continue(stream, flags, data[start:stop])
-                elif kind == frames.RST_STREAM:
-                    self._streams.reset(stream, data[start:stop])
                 else:
-                    self._peer.read(kind, stream, flags, data[start:stop])
+                    self._read_other(kind, stream, flags, data[start:stop])
             except StreamBroken as error:
                 self._streams.break_off(stream, error)
             at = stop
         else:
             self._needed = HEAD_SIZE
         return at
+
+    def _read_other(self, kind: int, stream: int, flags: int, payload: bytes) -> None:
+        """A frame without data. Raises ConnectionBroken, StreamBroken."""
+        if kind == frames.HEADERS:
+            self._open(stream, flags, payload)
+        elif kind == frames.CONTINUATION:
+            self._continue(stream, flags, payload)
+        elif kind == frames.RST_STREAM:
+            self._streams.reset(stream, payload)
+        else:
+            self._peer.read(kind, stream, flags, payload)
 
     def _open(self, stream: int, flags: int, payload: bytes) -> None:
         """HEADERS."""

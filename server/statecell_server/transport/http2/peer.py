@@ -8,6 +8,8 @@ from statecell_server.transport.http2.frames import FRAME_SIZE, Code, Connection
 from statecell_server.transport.http2.outflow import TURN, Outflow
 from statecell_server.transport.http2.token_bucket import TokenBucket
 
+MOST_SETTINGS = 64
+"""Entries of one SETTINGS frame: there are some ten kinds, and each counts once."""
 CALLS_A_TRIFLE = 64
 """Calls whose windows are changed at the cost of one frame."""
 
@@ -82,7 +84,10 @@ class Peer:
             self._check_size("an acknowledgement of SETTINGS", payload, 0)
             self.trifle("acknowledgements of SETTINGS")
             return
-        self.trifle("settings", 1 + len(payload) // 600)  # a hundred of them take as long to be read as a frame of another kind
+        if len(payload) > MOST_SETTINGS * 6:
+            came = f"{len(payload) // 6} entries"
+            raise ConnectionBroken(Code.ENHANCE_YOUR_CALM, f"SETTINGS of {came}, the most is {MOST_SETTINGS}")
+        self.trifle("settings")
         window = self.call_window
         for key, value in frames.read_settings(payload):
             if key == Setting.INITIAL_WINDOW_SIZE:

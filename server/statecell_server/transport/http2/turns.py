@@ -5,16 +5,16 @@ import time
 from collections import deque
 from typing import Protocol
 
-SHARE = 1e-3
+SHARE = 0.5e-3
 """Seconds of a turn in which one connection's frames are read, while there are others."""
 ALONE, ALONE_AFTER = 10e-3, 0.1
 """The same, of one beside which no other had anything to be read for so many seconds."""
-ALL = 1e-3
+ALL = 0.5e-3
 """The same, of all connections together that have sent more than their shares."""
 CALM = 0.02
 """Seconds after which one is no longer taken for such a one."""
 FRAMES = 8
-"""That are read between two looks at the clock."""
+"""Small ones with data that are read between two looks at the clock; after any other it is looked at."""
 
 
 class Reader(Protocol):

@@ -24,7 +24,10 @@ def test_a_reset_cancels_its_call_and_no_other(front: Front, raw: Raw) -> None:
     assert front.calls == 1
 
 
-def test_a_call_that_is_reset_in_the_packet_that_opens_it_never_begins(front: Front, raw: Raw) -> None:
+def test_a_call_that_is_reset_in_the_packet_that_opens_it_never_begins(
+    front: Front, raw: Raw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("statecell_server.transport.http2.turns.SHARE", 3600.0)  # all of it is read in one turn
     raw.send(raw.headers(SAY), raw.data(message(b"wait"), end=True), RstStreamFrame(1, 8))
     raw.send(raw.headers(TALK), raw.data(message(b"wait")), RstStreamFrame(3, 8))
     assert raw.ask(SAY, b"x").messages == [b"x"]

@@ -75,8 +75,9 @@ def test_frames_may_be_cut_anywhere(front: Front) -> None:
         assert raw.answer(3).messages == [b"second", b"third"]
 
 
-def test_every_place_to_cut_two_packets_is_right(front: Front) -> None:
+def test_every_place_to_cut_two_packets_is_right(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fed to the connection, so that no packet is joined with the next one on its way."""
+    monkeypatch.setattr("statecell_server.transport.http2.turns.SHARE", 3600.0)  # what is there is read in one turn
 
     class Sink(asyncio.Transport):
         def __init__(self) -> None:

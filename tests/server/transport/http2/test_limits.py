@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import grpc
 import pytest
@@ -12,7 +12,7 @@ from statecell_server.transport.http2 import server as server_module
 from statecell_server.transport.http2.call import Method
 from statecell_server.transport.http2.connection import Connection
 from statecell_server.transport.http2.shared import Shared
-from statecell_server.transport.http2.streams import TASK_SECONDS
+from statecell_server.transport.http2.streams import CANCELLED_A_TURN, TASK_SECONDS
 from statecell_server.transport.http2.turns import ALL, ALONE, ALONE_AFTER, FRAMES, SHARE, Turns
 from statecell_server.transport.limits import Limits
 
@@ -20,7 +20,7 @@ from tests.server.transport.http2.echo import COUNT, SAY, TALK, Front, say
 from tests.server.transport.http2.raw import PREFACE, Raw, heads, message
 
 EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
-PROTOCOL_ERROR = 1
+PROTOCOL_ERROR, CALM = 1, 0xB
 
 
 @pytest.fixture
@@ -269,7 +269,7 @@ async def test_what_calls_will_cost_counts(monkeypatch: pytest.MonkeyPatch) -> N
         return bytes(HeadersFrame(stream, block, flags=["END_HEADERS"]).serialize() + whole.serialize())
 
     connection.data_received(PREFACE + SettingsFrame(0).serialize() + b"".join(call(1 + 2 * n) for n in range(100)))
-    assert 8 <= len(connection.calls) <= SHARE / TASK_SECONDS + 2 * FRAMES
+    assert 4 <= len(connection.calls) <= SHARE / TASK_SECONDS + 2 * FRAMES
     assert not transport.reading
     connection.connection_lost(None)
     await asyncio.sleep(0)
@@ -283,3 +283,42 @@ async def test_one_alone_has_a_longer_share_until_another_comes(monkeypatch: pyt
     assert turns.share(one, 10.0 + 2 * ALONE_AFTER) == ALONE
     assert turns.share(two, 10.0 + 2 * ALONE_AFTER) == SHARE
     assert turns.share(one, 10.0 + 2 * ALONE_AFTER) == SHARE
+
+
+def test_settings_without_end_end_their_connection(front: Front) -> None:
+    with Raw(front.address) as many, Raw(front.address) as usual:
+        many.send((65 * 6 << 8 | 4).to_bytes(4, "big") + bytes(5) + (b"\0\3\0\0\0\1" * 65))
+        assert many.ending() == CALM
+        usual.send(SettingsFrame(0, settings=dict.fromkeys(range(1, 7), 0) | {4: 65_535, 5: 16_384}))
+        assert usual.ask(SAY, b"x").messages == [b"x"]
+
+
+async def test_the_calls_of_a_client_that_is_gone_are_cancelled_a_few_a_turn() -> None:
+    cancelled = 0
+
+    async def held(requests: AsyncIterator[bytes], _: object) -> bytes:
+        nonlocal cancelled
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            cancelled += 1
+            raise
+        return b""
+
+    handlers = {COUNT: Method(grpc.stream_unary_rpc_method_handler(held, bytes, bytes))}
+    connection, transport = Connection(Shared(handlers, Limits()), set()), Deaf()
+    connection.connection_made(transport)
+    block = Encoder().encode(heads(COUNT))
+    connection.data_received(PREFACE + SettingsFrame(0).serialize())
+    for number in range(500):
+        connection.data_received(HeadersFrame(1 + 2 * number, block, flags=["END_HEADERS"]).serialize())
+    while len(connection.calls) < 500:
+        await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    connection.connection_lost(None)
+    assert not connection.calls
+    most = before = 0
+    while cancelled < 500:
+        await asyncio.sleep(0)
+        most, before = max(most, cancelled - before), cancelled
+    assert 0 < most <= CANCELLED_A_TURN
