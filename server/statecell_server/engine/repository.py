@@ -154,8 +154,7 @@ class Repository:
 
     async def wake(self, name: str, version: str) -> None:
         """Loads the version again, if it was unloaded and is still in the folder."""
-        folder = self._config.models / name / version
-        if folder in self._idle:
+        if self._idle and (folder := self._config.models / name / version) in self._idle:
             await asyncio.shield(self._bring(folder))  # a caller who goes away takes nothing from the others who wait
 
     async def refresh(self, in_use: Callable[[Runner], int]) -> bool:
