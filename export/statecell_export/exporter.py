@@ -17,6 +17,7 @@ from statecell_export.errors import ExampleError, ExportError, ModuleRefusedErro
 from statecell_export.judging.branches import branch
 from statecell_export.judging.judge import Judge
 from statecell_export.judging.outside import outside
+from statecell_export.judging.sizes import decisions
 from statecell_export.proving.grid import Case
 from statecell_export.proving.runners import Arrays, runner
 from statecell_export.proving.streaming import min_batch, only_a_loop, why_not
@@ -201,11 +202,12 @@ def study(
             "take the state as an argument and return it to step it"
         )
     if not reason:
-        reason = judge.difference(run, stepped=True)
+        reason = judge.difference(run, stepped=True) or judge.foresees(run)
     spec = replace(found.spec, streamable=not reason, reason=reason, min_batch=min_batch(module, found.spec))
     source = Source(module, lifted, found, spec, form, verifier.tensors, made)
     served = form.spec(spec)
-    judge = Judge(itself, taken, served, carried, found.plan.results, steps=bool(slots))
+    sizes = decisions(copy.deepcopy(itself), taken)
+    judge = Judge(itself, taken, served, carried, found.plan.results, steps=bool(slots), decisions=sizes)
     return source, Verifier(lifted, exact, served, found.leaves, form), judge
 
 

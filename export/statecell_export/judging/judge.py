@@ -12,7 +12,8 @@ from statecell.spec import ModelSpec
 from torch import nn
 
 from statecell_export.errors import VerificationError
-from statecell_export.judging.inputs import Scene, draw, scenes
+from statecell_export.judging.inputs import LOUD, QUIET, Scene, draw, scenes
+from statecell_export.judging.sizes import Decision
 from statecell_export.reading.example import Arguments, Leaf
 from statecell_export.reading.recurrent import Array
 
@@ -21,6 +22,8 @@ Run = Callable[[Arrays], Arrays]
 
 SIZES = ((12, 1), (5, 3))
 """(seq_len, batch) of what is run."""
+_OTHERWISE = Scene(-1.0, None)
+"""Inputs turned about, at sizes that forward may refuse."""
 ROWS = 3
 """Sessions that are run beside each other, one begun after the other."""
 STEPS = 7
@@ -45,12 +48,14 @@ class Judge:
         outputs: Sequence[int],
         *,
         steps: bool = False,
+        decisions: Sequence[Decision] = (),
     ) -> None:
-        """`steps`: the module keeps its states in itself, so that calling it again steps it."""
+        """`steps`: the module keeps its states in itself, so that calling it again steps it. `decisions`: sizes to run as well."""
         self._module, self._arguments, self._spec = module, arguments, spec
         self._states, self._outputs = dict(states), list(outputs)
         self._steps = spec.has_time or bool(states) or steps  # otherwise nothing of its own tells how it would be stepped
         self._inputs = [leaf for leaf in arguments.leaves if leaf.name not in self._states and not leaf.constant]
+        self._decisions = tuple(decisions)
         self._generator = torch.Generator().manual_seed(2)
         self.seen: list[str] = []
         """What was drawn, in words."""
@@ -73,6 +78,10 @@ class Judge:
                 if found:
                     return f"{found}, with {scene}"
             self.seen.append(str(scene))
+        for decision in self._decisions:
+            if found := self._compare(run, _OTHERWISE, decision.seq_len, decision.batch, stepped=stepped):
+                sizes = f"seq_len {decision.seq_len} and batch {decision.batch}"
+                return f"{found}, at {sizes}, where forward decides by a size ({decision.line})"
         return ""
 
     def mixed(self, run: Run) -> str:
@@ -102,7 +111,58 @@ class Judge:
                 states[row] = {s.input: np.take(got[s.output], [place], s.batch_axis) for s in spec.states}
                 if found := self._differs([mine], [theirs]):
                     return f"{found} for a row beside others from what it is for the row alone"
+        return self._swayed(run)
+
+    def _swayed(self, run: Run) -> str:
+        """What far larger or smaller numbers in the rows beside it do to a row, in words. Calls of one size: bit for bit the same
+        arithmetic, so that no rounding of large numbers is taken for it.
+        """
+        spec = self._spec
+        for mine, theirs in ((1.0, LOUD), (QUIET, 1.0), (QUIET, LOUD)):
+            states = [{s.input: s.fresh(ROWS) for s in spec.states}] * 2
+            for _ in range(STEPS if self._steps and spec.streamable else 1):
+                feed = self._draw(Scene(1.0, None), 2, ROWS)
+                feeds = [self._scaled(feed, axis="batch", first=mine, rest=scale) for scale in (mine, theirs)]
+                try:
+                    got = [run({**scaled, **state}) for scaled, state in zip(feeds, states, strict=True)]
+                except Exception:  # forward need not take any numbers
+                    break
+                states = [{s.input: one[s.output] for s in spec.states} for one in got]
+                rows = [{t.name: np.take(one[t.name], [0], t.batch_axis) for t in spec.outputs} for one in got]
+                if not _finite(rows[0]):
+                    break
+                if found := self._differs(rows[1:], rows[:1]):
+                    return f"{found} for a row by the size of the numbers in the rows beside it"
         return ""
+
+    def foresees(self, run: Run) -> str:
+        """What far larger or smaller numbers later in a sequence do to what was given out before them, in words."""
+        spec = self._spec
+        if not spec.has_time:
+            return ""
+        for mine, theirs in ((1.0, LOUD), (QUIET, 1.0)):
+            feed = self._draw(Scene(1.0, None), STEPS, 3 if spec.has_batch else 1)
+            feeds = [self._scaled(feed, axis="seq_len", first=mine, rest=scale) for scale in (mine, theirs)]
+            fresh = {s.input: s.fresh(3) for s in spec.states}
+            try:
+                got = [run({**scaled, **fresh}) for scaled in feeds]
+            except Exception:  # forward need not take any numbers
+                continue
+            begun = [{t.name: np.take(one[t.name], [0], t.time_axis) for t in spec.outputs if t.time_axis is not None} for one in got]
+            if _finite(begun[0]) and (found := self._differs(begun[1:], begun[:1])):
+                return f"{found} at a step by the size of the numbers after it: forward looks across time steps"
+        return ""
+
+    def _scaled(self, feed: Arrays, *, axis: str, first: float, rest: float) -> Arrays:
+        """Floats, but for those whose range is told: `first` times in the first row or step, `rest` times in the others."""
+        scaled = {}
+        for leaf, tensor in zip(self._inputs, self._spec.inputs, strict=True):
+            array, place = feed[tensor.name], tensor.batch_axis if axis == "batch" else tensor.time_axis
+            if place is not None and leaf.value.is_floating_point() and leaf.range is None and not leaf.lengths:
+                factor = np.where(np.arange(array.shape[place]) == 0, first, rest).astype(array.dtype)
+                array = array * factor.reshape([-1 if n == place else 1 for n in range(array.ndim)])
+            scaled[tensor.name] = array
+        return scaled
 
     def _compare(self, run: Run, scene: Scene, seq_len: int, batch: int, *, stepped: bool) -> str:
         calls = 1 if self._spec.has_time or not stepped else STEPS
@@ -195,6 +255,10 @@ class Judge:
                     where = f" in call {number + 1}" if len(want) > 1 else ""
                     return f"{name} differs by {error:.2g}{where}"
         return ""
+
+
+def _finite(arrays: Arrays) -> bool:
+    return all(np.isfinite(array).all() for array in arrays.values())
 
 
 def flattened(result: Any) -> list[Any]:
