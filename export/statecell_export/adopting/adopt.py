@@ -18,6 +18,7 @@ from statecell_export.adopting.states import lift as lift_states
 from statecell_export.adopting.stranger import load, nested, random, recurrent_nodes, run, values, with_constants
 from statecell_export.adopting.trial import Trial, try_axes
 from statecell_export.errors import GraphRefusedError
+from statecell_export.judging.inputs import LOUD, QUIET
 from statecell_export.proving.grid import Case, Ledger, cases, chunked, chunks, difference, long_cases, relative_error
 from statecell_export.proving.runners import Arrays, Runner, runner, signature_in, signature_out
 from statecell_export.reading.lines import parse
@@ -88,7 +89,7 @@ def _with_spec(
     for line in lines:
         if line not in {value.name for value in inputs}:
             raise GraphRefusedError(f"example {line!r} is no input; the inputs are {', '.join(value.name for value in inputs)}")
-    pairs = pairs_in(inputs, outputs, named, {} if named else followed_pairs(file))
+    pairs = pairs_in(inputs, outputs, named, {} if named else followed_pairs(file), Flow(file).sources)
     if not pairs and not recurrent_nodes(file) and not nested(file):
         raise GraphRefusedError(
             "the model has no LSTM, GRU or RNN node and no state in its signature; name one by --state IN:OUT"
@@ -207,6 +208,32 @@ def _refuse_mixed_rows(spec: ModelSpec, call: Runner) -> None:
             raise GraphRefusedError(
                 f"rows of a batch change each other: {tensor.name!r} differs by {error:.2g} between 5 rows and the first {few} "
                 "of them; export the file with a batch axis of size 1"
+            )
+    for loud in (feed, {n: array * array.dtype.type(QUIET) if array.dtype.kind == "f" else array for n, array in feed.items()}):
+        _refuse_swayed_rows(spec, call, loud, axes)
+
+
+def _refuse_swayed_rows(spec: ModelSpec, call: Runner, feed: Arrays, axes: Mapping[str, int]) -> None:
+    """Raises GraphRefusedError where far larger numbers in the rows beside it change a row."""
+    loud = dict(feed)
+    for tensor in spec.inputs:
+        if tensor.name in axes and feed[tensor.name].dtype.kind == "f":
+            rows = np.arange(feed[tensor.name].shape[axes[tensor.name]])
+            scales = np.where(rows == 0, 1, LOUD / np.abs(feed[tensor.name]).max()).astype(feed[tensor.name].dtype)
+            shape = [-1 if n == axes[tensor.name] else 1 for n in range(feed[tensor.name].ndim)]
+            loud[tensor.name] = feed[tensor.name] * scales.reshape(shape)
+    try:
+        usual, swayed = call(feed), call(loud)
+    except Exception:  # a file need not take any numbers
+        return
+    for tensor in signature_out(spec):
+        if BATCH not in tensor.shape:
+            continue
+        row, beside = (np.take(got[tensor.name], [0], tensor.shape.index(BATCH)) for got in (usual, swayed))
+        if np.isfinite(row).all() and not (error := relative_error(beside, row)) <= 1e-4:
+            raise GraphRefusedError(
+                f"rows of a batch change each other: {tensor.name!r} of a row differs by {error:.2g} where the numbers in the rows "
+                "beside it are far larger; export the file with a batch axis of size 1"
             )
 
 

@@ -29,6 +29,12 @@ def _moved(node: onnx.NodeProto) -> list[str]:
     return list(node.input[1:3]) if node.op_type == "Where" else []
 
 
+def _taken(node: onnx.NodeProto) -> set[str]:
+    """What a node takes, the graphs within it too."""
+    graphs = [graph for a in node.attribute for graph in ([a.g] if a.type == onnx.AttributeProto.GRAPH else a.graphs)]
+    return {*node.input, *(name for graph in graphs for inner in graph.node for name in _taken(inner))}
+
+
 class Flow:
     """The ways of tensors through the outer graph.
 
@@ -62,6 +68,16 @@ class Flow:
             if held.intersection(_moved(node)):
                 held.update(node.output)
         return [name for name in self._outputs if name in held]
+
+    def sources(self, name: str) -> set[str]:
+        """The graph inputs that a value is computed from."""
+        waiting, seen = [name], {name}
+        while waiting:
+            maker = self._makers.get(waiting.pop())
+            before = _taken(maker) - seen if maker is not None else set()
+            waiting.extend(before)
+            seen |= before
+        return seen & self._inputs
 
     def _origin(self, name: str) -> Origin:
         if name in self._inputs:

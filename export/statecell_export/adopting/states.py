@@ -1,7 +1,8 @@
 """The states of an ONNX graph: pairs in its signature, and those inside that can be lifted out."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 
 import numpy as np
 import onnx
@@ -21,11 +22,16 @@ _NOISE = re.compile(
 
 
 def pairs_in(
-    inputs: Sequence[Value], outputs: Sequence[Value], named: Mapping[str, str], followed: Mapping[str, str] | None = None
+    inputs: Sequence[Value],
+    outputs: Sequence[Value],
+    named: Mapping[str, str],
+    followed: Mapping[str, str] | None = None,
+    sources: Callable[[str], AbstractSet[str]] | None = None,
 ) -> dict[str, str]:
     """State input -> state output: those named by hand, else those followed, then those whose names and shapes match.
 
-    Raises GraphRefusedError.
+    sources: the inputs that an output is computed from. Raises GraphRefusedError; also where a name leads to an output that is
+    computed from another state, and not from the one that it is named after (inputs counted from 0, outputs from 1).
     """
     by_name = {value.name: value for value in inputs}, {value.name: value for value in outputs}
     for before, after in named.items():
@@ -46,6 +52,15 @@ def pairs_in(
         alike = [o for o in outputs if o.name not in found.values() and _stem(o.name) == _stem(value.name) and _fit(value, o)]
         if len(alike) == 1 and np.dtype(value.dtype).kind == "f" and value.dims:
             found[value.name] = alike[0].name
+    for before, after in found.items() if sources else ():
+        others = [v.name for v in inputs if v.name not in {before, *(followed or {})} and _fit(v, by_name[1][after])]
+        if before in (followed or {}) or before in sources(after) or not sources(after).intersection(others):
+            continue
+        lines = " or ".join(f"--state {name}:{after}" for name in (before, *others) if name == before or name in sources(after))
+        raise GraphRefusedError(
+            f"output {after!r} is named after {before!r}, but is computed from {' and '.join(sorted(sources(after)))}; "
+            f"say of each state which output carries it on: {lines}"
+        )
     return found
 
 
