@@ -205,7 +205,9 @@ class Judge:
         module = copy.deepcopy(self._module)
         by_name = {leaf.name: leaf for leaf in self._arguments.leaves}
         states = {
-            name: torch.zeros([size if isinstance(size, int) else batch for size in by_name[name].shape or ()])
+            name: torch.zeros(
+                [size if isinstance(size, int) else batch for size in by_name[name].shape or ()], dtype=by_name[name].value.dtype
+            )
             for name in self._states
         }
         results = []

@@ -189,20 +189,25 @@ def _given(
 ) -> tuple[tuple[tuple[str, int], ...], dict[str, str]]:
     """The arguments that are states, and the results that carry them on: as the caller has `said`, the others found, and how.
 
-    A state is float, has no time axis, and comes back in its own shape. The first argument is one only where it is handed to
+    A state has no time axis, and comes back in its own shape. The first argument is one only where it is handed to
     a recurrent module as its state.
     """
-    fitting = {}
+    fitting: dict[str, list[int]] = {}
+    whole: dict[str, list[int]] = {}
     where = {leaf.name: leaf.path for leaf in arguments.leaves}
     first, handed = arguments.leaves[0].name, {id(state) for root in seen.roots for state in root.states or ()}
     for leaf in arguments.leaves:
         if leaf.constant or (leaf.name == first and id(seen.tensors[first]) not in handed):
             continue
-        if leaf.value.is_floating_point() and leaf.shape is not None and SEQ_LEN not in leaf.shape:
+        if leaf.shape is not None and SEQ_LEN not in leaf.shape:
             fits = [i for i, shape in enumerate(shapes) if shape == leaf.shape and seen.results[i].dtype == leaf.value.dtype]
-            if fits:
+            if leaf.value.is_floating_point() and fits:
                 fitting[leaf.name] = fits
+            elif made := [i for i in fits if seen.results[i] is not seen.tensors[leaf.name]]:  # not handed back as it is
+                whole[leaf.name] = made
     lines = told(said, [leaf.name for leaf in arguments.leaves], seen)
+    named = by_name(module, fitting | whole, seen, where)
+    fitting |= {name: fits for name, fits in whole.items() if name in named or not said}
     fitting = {name: fits for name, fits in fitting.items() if name not in lines}
     places = {name: place for name, place in lines.items() if place is not None}
     evidence = {name: f"carried on by result {place} of forward, as the caller says" for name, place in places.items()}
