@@ -18,7 +18,8 @@ from statecell_export.adopting.states import lift as lift_states
 from statecell_export.adopting.stranger import load, nested, random, recurrent_nodes, run, values, with_constants
 from statecell_export.adopting.trial import Trial, try_axes
 from statecell_export.errors import GraphRefusedError
-from statecell_export.judging.inputs import LOUD, QUIET
+from statecell_export.judging.compare import SAME
+from statecell_export.judging.far import LOUD, QUIET
 from statecell_export.proving.grid import Case, Ledger, cases, chunked, chunks, difference, long_cases, relative_error
 from statecell_export.proving.runners import Arrays, Runner, runner, signature_in, signature_out
 from statecell_export.reading.lines import parse
@@ -209,8 +210,9 @@ def _refuse_mixed_rows(spec: ModelSpec, call: Runner) -> None:
                 f"rows of a batch change each other: {tensor.name!r} differs by {error:.2g} between 5 rows and the first {few} "
                 "of them; export the file with a batch axis of size 1"
             )
-    for loud in (feed, {n: array * array.dtype.type(QUIET) if array.dtype.kind == "f" else array for n, array in feed.items()}):
-        _refuse_swayed_rows(spec, call, loud, axes)
+    for scale in (1, 1e3, QUIET):
+        scaled = {n: array * array.dtype.type(scale) if array.dtype.kind == "f" else array for n, array in feed.items()}
+        _refuse_swayed_rows(spec, call, scaled, axes)
 
 
 def _refuse_swayed_rows(spec: ModelSpec, call: Runner, feed: Arrays, axes: Mapping[str, int]) -> None:
@@ -230,10 +232,10 @@ def _refuse_swayed_rows(spec: ModelSpec, call: Runner, feed: Arrays, axes: Mappi
         if BATCH not in tensor.shape:
             continue
         row, beside = (np.take(got[tensor.name], [0], tensor.shape.index(BATCH)) for got in (usual, swayed))
-        if np.isfinite(row).all() and not (error := relative_error(beside, row)) <= 1e-4:
+        if np.isfinite(row).all() and not (error := relative_error(beside, row)) <= SAME:
             raise GraphRefusedError(
-                f"rows of a batch change each other: {tensor.name!r} of a row differs by {error:.2g} where the numbers in the rows "
-                "beside it are far larger; export the file with a batch axis of size 1"
+                f"rows of a batch change each other: {tensor.name!r} of a row differs by {error:.2g} where the numbers in the "
+                "rows beside it are far larger; export the file with a batch axis of size 1"
             )
 
 

@@ -12,10 +12,6 @@ SCALES = (1.0, 8.0, 0.0)
 """Floats are like the example's own, or far from them, or zero."""
 
 
-LOUD, QUIET = 1e6, 1e-6
-"""Times the example's own: beyond any limit that a forward may have for its inputs, and below any."""
-
-
 @dataclass(frozen=True)
 class Scene:
     """What the inputs are like. `flags`: True, False, or None for both in turns."""

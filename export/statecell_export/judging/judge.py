@@ -2,8 +2,7 @@
 
 import copy
 import dataclasses
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,13 +11,12 @@ from statecell.spec import ModelSpec
 from torch import nn
 
 from statecell_export.errors import VerificationError
-from statecell_export.judging.inputs import LOUD, QUIET, Scene, draw, scenes
+from statecell_export.judging.compare import Arrays, Run, differs
+from statecell_export.judging.far import Far
+from statecell_export.judging.inputs import Scene, draw, scenes
 from statecell_export.judging.sizes import Decision
 from statecell_export.reading.example import Arguments, Leaf
 from statecell_export.reading.recurrent import Array
-
-Arrays = dict[str, Array]
-Run = Callable[[Arrays], Arrays]
 
 SIZES = ((12, 1), (5, 3))
 """(seq_len, batch) of what is run."""
@@ -28,8 +26,6 @@ ROWS = 3
 """Sessions that are run beside each other, one begun after the other."""
 STEPS = 7
 """Calls of a module without a time axis."""
-TOLERANCE: defaultdict[str, float] = defaultdict(lambda: 1e-3, float16=3e-2)
-"""Of the largest magnitude, or of 1. The arithmetic is proven elsewhere and far closer; this is about what is computed."""
 
 
 class Judge:
@@ -50,7 +46,7 @@ class Judge:
         steps: bool = False,
         decisions: Sequence[Decision] = (),
     ) -> None:
-        """`steps`: the module keeps its states in itself, so that calling it again steps it. `decisions`: sizes to run as well."""
+        """`steps`: the module keeps its states in itself, so that calling it again steps it. `decisions`: sizes to run too."""
         self._module, self._arguments, self._spec = module, arguments, spec
         self._states, self._outputs = dict(states), list(outputs)
         self._steps = spec.has_time or bool(states) or steps  # otherwise nothing of its own tells how it would be stepped
@@ -109,60 +105,16 @@ class Judge:
                 mine = {t.name: np.take(got[t.name], [place], t.batch_axis) for t in spec.outputs}
                 theirs = {t.name: np.take(alone[row][told[row]][t.name], [0], t.batch_axis) for t in spec.outputs}
                 states[row] = {s.input: np.take(got[s.output], [place], s.batch_axis) for s in spec.states}
-                if found := self._differs([mine], [theirs]):
+                if found := differs([mine], [theirs]):
                     return f"{found} for a row beside others from what it is for the row alone"
-        return self._swayed(run)
-
-    def _swayed(self, run: Run) -> str:
-        """What far larger or smaller numbers in the rows beside it do to a row, in words. Calls of one size: bit for bit the same
-        arithmetic, so that no rounding of large numbers is taken for it.
-        """
-        spec = self._spec
-        for mine, theirs in ((1.0, LOUD), (QUIET, 1.0), (QUIET, LOUD)):
-            states = [{s.input: s.fresh(ROWS) for s in spec.states}] * 2
-            for _ in range(STEPS if self._steps and spec.streamable else 1):
-                feed = self._draw(Scene(1.0, None), 2, ROWS)
-                feeds = [self._scaled(feed, axis="batch", first=mine, rest=scale) for scale in (mine, theirs)]
-                try:
-                    got = [run({**scaled, **state}) for scaled, state in zip(feeds, states, strict=True)]
-                except Exception:  # forward need not take any numbers
-                    break
-                states = [{s.input: one[s.output] for s in spec.states} for one in got]
-                rows = [{t.name: np.take(one[t.name], [0], t.batch_axis) for t in spec.outputs} for one in got]
-                if not _finite(rows[0]):
-                    break
-                if found := self._differs(rows[1:], rows[:1]):
-                    return f"{found} for a row by the size of the numbers in the rows beside it"
-        return ""
+        return self._far().rows(run)
 
     def foresees(self, run: Run) -> str:
         """What far larger or smaller numbers later in a sequence do to what was given out before them, in words."""
-        spec = self._spec
-        if not spec.has_time:
-            return ""
-        for mine, theirs in ((1.0, LOUD), (QUIET, 1.0)):
-            feed = self._draw(Scene(1.0, None), STEPS, 3 if spec.has_batch else 1)
-            feeds = [self._scaled(feed, axis="seq_len", first=mine, rest=scale) for scale in (mine, theirs)]
-            fresh = {s.input: s.fresh(3) for s in spec.states}
-            try:
-                got = [run({**scaled, **fresh}) for scaled in feeds]
-            except Exception:  # forward need not take any numbers
-                continue
-            begun = [{t.name: np.take(one[t.name], [0], t.time_axis) for t in spec.outputs if t.time_axis is not None} for one in got]
-            if _finite(begun[0]) and (found := self._differs(begun[1:], begun[:1])):
-                return f"{found} at a step by the size of the numbers after it: forward looks across time steps"
-        return ""
+        return self._far().steps(run)
 
-    def _scaled(self, feed: Arrays, *, axis: str, first: float, rest: float) -> Arrays:
-        """Floats, but for those whose range is told: `first` times in the first row or step, `rest` times in the others."""
-        scaled = {}
-        for leaf, tensor in zip(self._inputs, self._spec.inputs, strict=True):
-            array, place = feed[tensor.name], tensor.batch_axis if axis == "batch" else tensor.time_axis
-            if place is not None and leaf.value.is_floating_point() and leaf.range is None and not leaf.lengths:
-                factor = np.where(np.arange(array.shape[place]) == 0, first, rest).astype(array.dtype)
-                array = array * factor.reshape([-1 if n == place else 1 for n in range(array.ndim)])
-            scaled[tensor.name] = array
-        return scaled
+    def _far(self) -> Far:
+        return Far(self._inputs, self._spec, STEPS if self._steps and self._spec.streamable else 1)
 
     def _compare(self, run: Run, scene: Scene, seq_len: int, batch: int, *, stepped: bool) -> str:
         calls = 1 if self._spec.has_time or not stepped else STEPS
@@ -180,7 +132,7 @@ class Judge:
                 f"forward gives numbers that are not finite, by which nothing can be proven (with {scene}); "
                 "give an example whose values are like those that it is made for"
             )
-        found = self._differs(self._run(run, feeds, batch), want)
+        found = differs(self._run(run, feeds, batch), want)
         if found or not (stepped and self._spec.has_time):
             return found and f"{found} from what the module itself gives"
         steps = [{n: _time(self._spec, n, a, t) for n, a in feeds[0].items()} for t in range(seq_len)]
@@ -189,7 +141,7 @@ class Judge:
             t.name: parts[-1][t.name] if t.time_axis is None else np.concatenate([part[t.name] for part in parts], t.time_axis)
             for t in self._spec.outputs
         }
-        found = self._differs([joined], want)
+        found = differs([joined], want)
         return found and f"step by step, {found} from the whole sequence run by the module itself"
 
     def _draw(self, scene: Scene, seq_len: int, batch: int) -> Arrays:
@@ -205,10 +157,9 @@ class Judge:
         module = copy.deepcopy(self._module)
         by_name = {leaf.name: leaf for leaf in self._arguments.leaves}
         states = {
-            name: torch.zeros(
-                [size if isinstance(size, int) else batch for size in by_name[name].shape or ()], dtype=by_name[name].value.dtype
-            )
-            for name in self._states
+            name: torch.zeros([size if isinstance(size, int) else batch for size in leaf.shape or ()], dtype=leaf.value.dtype)
+            for name, leaf in by_name.items()
+            if name in self._states
         }
         results = []
         for feed in feeds:
@@ -244,23 +195,6 @@ class Judge:
             states = {s.input: got[s.output] for s in self._spec.states}
             results.append(got)
         return results
-
-    def _differs(self, got: Sequence[Arrays], want: Sequence[Arrays]) -> str:
-        for number, (mine, theirs) in enumerate(zip(got, want, strict=True)):
-            for name, reference in theirs.items():
-                value = mine[name]
-                if value.shape != reference.shape:
-                    return f"{name} has the shape {list(value.shape)}, {list(reference.shape)} is right: it differs"
-                error = np.abs(value.astype(np.float64) - reference.astype(np.float64)).max(initial=0.0)
-                allowed = TOLERANCE[value.dtype.name] * max(1.0, float(np.abs(reference).max(initial=0.0)))
-                if not error <= allowed:
-                    where = f" in call {number + 1}" if len(want) > 1 else ""
-                    return f"{name} differs by {error:.2g}{where}"
-        return ""
-
-
-def _finite(arrays: Arrays) -> bool:
-    return all(np.isfinite(array).all() for array in arrays.values())
 
 
 def flattened(result: Any) -> list[Any]:

@@ -96,7 +96,8 @@ class Verifier:
             return arrays | fresh
         if self._any_state is None:
             self._any_state = False  # for what is run now
-            self._any_state = bool(self.lifted.plan.chains) and self._takes_any(arrays, fresh)
+            floats = all(array.dtype.kind == "f" for array in fresh.values())  # a whole number may be the row of an Embedding
+            self._any_state = floats and bool(self.lifted.plan.chains) and self._takes_any(arrays, fresh)
         if self._any_state:
             return arrays | {name: self._normal(array) if name != "started" else array for name, array in fresh.items()}
         states = fresh
