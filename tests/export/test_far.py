@@ -151,10 +151,13 @@ def stranger(path: Path, nodes: list[onnx.NodeProto], inputs: dict[str, list[Any
     generator = np.random.default_rng(0)
     constants = [
         numpy_helper.from_array(generator.normal(size=(3, 5)).astype(np.float32), "w"),
-        *(numpy_helper.from_array(np.float32(number), name) for name, number in {"half": 0.5, "most": 4000.0}.items()),
+        *(
+            numpy_helper.from_array(np.array(number, np.float32), name)
+            for name, number in {"half": 0.5, "most": 4000.0}.items()
+        ),
     ]
-    ends = [[helper.make_tensor_value_info(n, TensorProto.FLOAT, d) for n, d in ends.items()] for ends in (inputs, outputs)]
-    graph = helper.make_graph(nodes, "graph", *ends, constants)
+    before, after = ([helper.make_tensor_value_info(n, TensorProto.FLOAT, d) for n, d in e.items()] for e in (inputs, outputs))
+    graph = helper.make_graph(nodes, "graph", before, after, constants)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
     return path
 

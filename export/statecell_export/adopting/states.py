@@ -52,16 +52,28 @@ def pairs_in(
         alike = [o for o in outputs if o.name not in found.values() and _stem(o.name) == _stem(value.name) and _fit(value, o)]
         if len(alike) == 1 and np.dtype(value.dtype).kind == "f" and value.dims:
             found[value.name] = alike[0].name
-    for before, after in found.items() if sources else ():
-        others = [v.name for v in inputs if v.name not in {before, *(followed or {})} and _fit(v, by_name[1][after])]
-        if before in (followed or {}) or before in sources(after) or not sources(after).intersection(others):
-            continue
-        lines = " or ".join(f"--state {name}:{after}" for name in (before, *others) if name == before or name in sources(after))
-        raise GraphRefusedError(
-            f"output {after!r} is named after {before!r}, but is computed from {' and '.join(sorted(sources(after)))}; "
-            f"say of each state which output carries it on: {lines}"
-        )
+    if sources:
+        _refuse_misnamed(found, followed or {}, inputs, by_name[1], sources)
     return found
+
+
+def _refuse_misnamed(
+    found: Mapping[str, str],
+    followed: Mapping[str, str],
+    inputs: Sequence[Value],
+    outputs: Mapping[str, Value],
+    sources: Callable[[str], AbstractSet[str]],
+) -> None:
+    """Raises GraphRefusedError where a state's output is computed from another that may be the state, and not from it."""
+    for before, after in found.items():
+        made_of = sources(after)
+        others = [v.name for v in inputs if v.name in made_of and v.name not in {before, *followed} and _fit(v, outputs[after])]
+        if before not in {*followed, *made_of} and others:
+            lines = " or ".join(f"--state {name}:{after}" for name in (before, *others))
+            raise GraphRefusedError(
+                f"output {after!r} is named after {before!r}, but is computed from {' and '.join(sorted(made_of))}; "
+                f"say of each state which output carries it on: {lines}"
+            )
 
 
 def followed_pairs(model: onnx.ModelProto) -> dict[str, str]:
