@@ -114,7 +114,7 @@ class Typed(nn.Module):
         return self.gru(x, h)
 
 try:
-    export(Typed(), (torch.randn(5, 2, 3), torch.zeros(1, 2, 4)), name="typed", out=sys.argv[1])
+    export(Typed(), ["x:float32[seq_len,1,3]", "h:float32[1,1,4]"], name="typed", out=sys.argv[1])
 except ExportError as error:
     print(error, *error.__notes__)
 """
