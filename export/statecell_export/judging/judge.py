@@ -77,7 +77,7 @@ class Judge:
         for decision in self._decisions:
             if found := self._compare(run, _OTHERWISE, decision.seq_len, decision.batch, stepped=stepped):
                 sizes = f"seq_len {decision.seq_len} and batch {decision.batch}"
-                return f"{found}, at {sizes}, where forward decides by a size ({decision.line})"
+                return f"{found}, at {sizes}, where forward decides by a size ({decision.line}): do it outside of forward"
         return ""
 
     def mixed(self, run: Run) -> str:
