@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from statecell_export import GraphRefusedError, ModuleRefusedError, VerificationError, adopt, export
+from statecell_export import ExampleError, GraphRefusedError, ModuleRefusedError, VerificationError, adopt, export
 from torch import Tensor, nn
 
 LINES = "x:float32[batch,seq_len,4]"
@@ -195,3 +195,38 @@ def test_rows_of_a_file_that_mix_far_from_usual_numbers_are_refused(tmp_path: Pa
     path = stranger(tmp_path / "loud.onnx", nodes, {"x": ["batch", 3], "h": row}, {"y": row, "hn": row})
     with pytest.raises(GraphRefusedError, match="the numbers in the rows beside it are far larger"):
         adopt(path, name="m", out=tmp_path)
+
+
+class Slow(nn.Module):
+    """Two states, and an output of their shape; the states come back in a nest of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Linear(3, 5)
+
+    def forward(self, x: Tensor, fast: Tensor, slow: Tensor) -> tuple[Tensor, list[Tensor]]:
+        first = torch.tanh(self.w(x) + 0.5 * fast)
+        second = 0.9 * slow + 0.1 * first
+        return first - second, [first * 2, second]
+
+
+SLOW = ["x:float32[batch,3]", "fast:float32[batch,5]", "slow:float32[batch,5]"]
+
+
+def test_a_result_that_is_given_by_its_number_is_no_end_of_a_name(tmp_path: Path) -> None:
+    module = Slow().eval()
+    report = export(module, SLOW, name="m", out=tmp_path, states=["fast:1", "slow:2"])
+    session = onnxruntime.InferenceSession(report.path / "model.onnx")
+    state, ours = [torch.zeros(2, 5)] * 2, {s.input: s.fresh(2) for s in report.spec.states}
+    for _ in range(5):
+        x = torch.randn(2, 3)
+        with torch.no_grad():
+            y, state = module(x, *state)
+        got = session.run([report.spec.outputs[0].name, *(s.output for s in report.spec.states)], {"x": x.numpy(), **ours})
+        ours = dict(zip(ours, got[1:], strict=True))
+        np.testing.assert_allclose(got[0], y, atol=1e-5)
+
+
+def test_two_states_that_are_said_to_be_one_result_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ExampleError, match=r"'slow:1' and the one of 'fast' name the same result, 1 \(1.0\)"):
+        export(Slow(), SLOW, name="m", out=tmp_path, states=["fast:1", "slow:1"])

@@ -82,8 +82,11 @@ def told(states: Sequence[str], arguments: Sequence[str], seen: Observation) -> 
             ends = [place for place, other in enumerate(names) if other and wanted == other[-len(wanted) :]]
             ends = [place for place in ends if names[place][: -len(wanted)][-1:] in ("", ".")]
             place = names.index(wanted) if wanted in names else ends[0] if len(ends) == 1 else -1
-            if place < 0 and wanted.isdigit() and int(wanted) < len(names):
-                place = int(wanted)
+            if wanted.isdigit():  # the number of a result, as they are counted where it is asked, and no part of a name
+                place = int(wanted) if int(wanted) < len(names) else -1
+            if place in found.values() and found.get(argument) != place and place >= 0:
+                other = next(name for name, taken_by in found.items() if taken_by == place)
+                raise ExampleError(f"states={line!r} and the one of {other!r} name the same result, {place} ({names[place]})")
             if place >= 0:
                 found[argument] = place
         if not taken or not set(taken) <= set(found):
