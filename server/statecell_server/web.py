@@ -52,7 +52,7 @@ def web(
         routes=[*endpoints(Collector(sources), ready, turns), *rest.all()],
         exception_handlers={HTTPException: _refuse, Exception: _fail},
     )
-    server = HttpServer(Guard(app), limits, certificates)
+    server = HttpServer(Guard(app, limits.metadata), limits, certificates)
     return server
 
 
