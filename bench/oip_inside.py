@@ -53,7 +53,7 @@ class Client:
     def serve(self) -> None:
         """As transport.exchange.Direct."""
         request = pb.ModelInferRequest.FromString(self._messages[self.steps % len(self._messages)])
-        task = self._loop.create_task(self._service.answer(request))
+        task = self._loop.create_task(self._service.infer(request))
         task.add_done_callback(lambda task: self.reply(task.result().SerializeToString()))
 
     def reply(self, _: bytes) -> None:

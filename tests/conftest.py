@@ -27,6 +27,8 @@ class Server:
 
     address: str
     process: "subprocess.Popen[str]"
+    http: str = ""
+    """HOST:PORT, of a server with --http-port."""
 
     def stop(self) -> int:
         """SIGTERM, as an operator would; the exit code."""
@@ -79,7 +81,8 @@ def serve(models: Path) -> Serve:
                 assert process.stdout is not None
                 line = process.stdout.readline()
                 assert line.startswith("listening on "), f"the server said {line!r}"
-                yield Server(line.split()[-1], process)
+                http = process.stdout.readline() if "--http-port" in flags else ""
+                yield Server(line.split()[-1], process, http.rpartition(" ")[2].strip())
             finally:
                 process.kill()
 

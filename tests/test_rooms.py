@@ -23,6 +23,7 @@ ROOMS: dict[str, set[str]] = {
     "engine": {"arena", "batching", "durability", "runtimes", "sessions"},
     "transport": set(),
     "protocols": {"batching", "engine", "sessions", "transport"},
+    "telemetry": {"batching", "durability", "engine", "sessions", "transport"},
 }
 """The server's rooms, and the rooms that each may import."""
 EXPORT_ROOMS: dict[str, set[str]] = {

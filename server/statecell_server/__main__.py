@@ -85,6 +85,10 @@ def serve(
     models: Annotated[Path, typer.Option(help="The model repository: <name>/<version>/model.onnx.")] = Path("models"),
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = DEFAULTS.host,
     port: Annotated[int, typer.Option(help="Port to listen on; 0 for a free one.")] = DEFAULTS.port,
+    http_port: Annotated[
+        int | None,
+        typer.Option(help="Port for HTTP: metrics, health, the Open Inference Protocol over REST; 0 for a free one."),
+    ] = None,
     state_memory: Annotated[str, typer.Option(help="Memory for the states of a model's sessions, such as 512MiB.")] = "1GiB",
     spill_memory: Annotated[str, typer.Option(help="Memory for the states of idle sessions beyond that.")] = "1GiB",
     session_memory: Annotated[
@@ -178,7 +182,9 @@ def serve(
 
     Example: statecell-server --models models --host 127.0.0.1 --port 50051
 
-    Prints "listening on HOST:PORT" when it is ready. Ctrl-C, SIGTERM or SIGHUP finish what is in flight and stop.
+    Prints "listening on HOST:PORT" when it is ready, and with --http-port "HTTP on HOST:PORT".
+
+    Ctrl-C, SIGTERM or SIGHUP finish what is in flight and stop.
     """
     _hold_descriptors()
     logging.basicConfig(level=log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
@@ -188,6 +194,7 @@ def serve(
             models=models,
             host=host,
             port=port,
+            http_port=http_port,
             **{
                 option: _size(option, text)
                 for option, text in (

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import time
+from typing import TYPE_CHECKING
 
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
@@ -24,6 +25,9 @@ from statecell_server.transport.grpcio_server import GrpcioServer
 from statecell_server.transport.http2.server import Server
 from statecell_server.transport.limits import Limits
 from statecell_server.transport.tls import Certificates, TlsError, TlsFiles
+
+if TYPE_CHECKING:
+    from statecell_server.transport.http1.server import HttpServer
 
 SERVICES = ("statecell.v1.InferenceService", "inference.GRPCInferenceService")
 
@@ -44,23 +48,38 @@ class App:
         """Loads the models. Raises runtime.LoadError, and AddressError where it cannot listen, as run does."""
         self._config = config
         address.check(config.host, config.port)  # before the models, which may take minutes
-        self._certificates = self._read_certificates(config)
+        if config.http_port is not None:
+            self._check_http(config.host, config.http_port)
+        self._certificates = self._read_certificates(config, "h2")
+        self._http_certificates = self._read_certificates(config, "http/1.1") if config.http_port is not None else None
         self._store = self._store_behind(config)
         self._engine = Engine(config, self._store, self._changed, self._lose)
         self._service = InferenceService(self._engine)
         self._oip_service = GRPCInferenceService(self._engine, config)
         self._health = health.aio.HealthServicer()
+        self._ready = False  # as grpc.health.v1 says of the server as a whole
         self._stop = asyncio.Event()
         self._lost = ""  # why no more can be served
         self._news = asyncio.Event()
         self._reported: set[str] = set()
 
     @staticmethod
-    def _read_certificates(config: Config) -> Certificates | None:
+    def _check_http(host: str, port: int) -> None:
+        """Before the models, too."""
+        address.check(host, port, "--http-port")
+        try:
+            import statecell_server.web  # noqa: F401
+        except ImportError as error:
+            raise ConfigError(
+                "--http-port needs Starlette, uvicorn and prometheus-client: pip install 'statecell-server[http]'"
+            ) from error
+
+    @staticmethod
+    def _read_certificates(config: Config, protocol: str) -> Certificates | None:
         if config.tls_cert is None or config.tls_key is None:
             return None
         try:
-            return Certificates(TlsFiles(config.tls_cert, config.tls_key, config.tls_client_ca))
+            return Certificates(TlsFiles(config.tls_cert, config.tls_key, config.tls_client_ca), protocol)
         except TlsError as error:
             raise ConfigError(str(error)) from error
 
@@ -105,9 +124,11 @@ class App:
             await self._engine.stop()
             raise address.explained(error, self._config.host, self._config.port) from error
         await self._report()
+        self._ready = True
+        http = await self._listen_http(server)
         tasks = [asyncio.create_task(self._keep_reporting())]
-        if self._certificates is not None:
-            tasks.append(asyncio.create_task(self._keep_certificates(self._certificates)))
+        certificates = filter(None, (self._certificates, self._http_certificates))
+        tasks += [asyncio.create_task(self._keep_certificates(c)) for c in certificates]
         if self._store is not None:
             tasks.append(asyncio.create_task(self._store.watch()))
         # What was loaded stays: the collector need not look at it again. Steps leave no circles, so it can come rarely.
@@ -115,8 +136,10 @@ class App:
         gc.freeze()
         gc.set_threshold(50_000)
         self._announce(port)
+        if http is not None:
+            self._announce(http[1], "HTTP on")
         await self._stop.wait()
-        await self._drain(server)
+        await self._drain(server, None if http is None else http[0])
         for task in tasks:
             task.cancel()
         if self._store is not None:
@@ -124,26 +147,51 @@ class App:
         if self._lost:
             raise DeviceLost(self._lost)
 
-    def _announce(self, port: int) -> None:
+    async def _listen_http(self, server: Server | GrpcioServer) -> "tuple[HttpServer, int] | None":
+        """The server and its port. Raises AddressError."""
+        if self._config.http_port is None:
+            return None
+        from statecell_server.web import web
+
+        http = web(
+            self._engine,
+            self._store,
+            self._oip_service,
+            self._config,
+            self._limits(),
+            server,
+            lambda: self._ready,
+            self._http_certificates,
+        )
+        try:
+            return http, await http.listen(self._config.host, self._config.http_port)
+        except OSError as error:
+            await server.stop(0)
+            await self._engine.stop()
+            raise address.explained(error, self._config.host, self._config.http_port, "--http-port") from error
+
+    def _announce(self, port: int, what: str = "listening on") -> None:
         if self._config.host in EVERYWHERE and self._config.tls_client_ca is None:
             log.warning(
                 "--host %s: every machine that reaches port %d can use the models and sessions", self._config.host, port
             )
         try:
-            print(f"listening on {self._config.host}:{port}", flush=True)
+            print(f"{what} {self._config.host}:{port}", flush=True)
         except OSError as error:  # nobody reads it; the end of the process would fail on what is still to be written
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            log.warning("listening on %s:%d; standard output is closed: %s", self._config.host, port, error.strerror)
+            log.warning("%s %s:%d; standard output is closed: %s", what, self._config.host, port, error.strerror)
 
-    def _server(self) -> Server | GrpcioServer:
-        limits = Limits(
+    def _limits(self) -> Limits:
+        return Limits(
             message=self._config.max_message,
             metadata=self._config.max_metadata,
             connections=self._config.max_connections,
             memory=self._config.connection_memory,
             idle_seconds=self._config.idle_connection,
         )
-        server = (Server if self._config.front == "http2" else GrpcioServer)(limits, self._certificates)
+
+    def _server(self) -> Server | GrpcioServer:
+        server = (Server if self._config.front == "http2" else GrpcioServer)(self._limits(), self._certificates)
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(self._service, server)
         server.add_direct_handlers(SERVICES[0], self._service.direct)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
@@ -181,9 +229,10 @@ class App:
             await self._health.set(name, status)
         self._reported = set(ready)
 
-    async def _drain(self, server: Server | GrpcioServer) -> None:
+    async def _drain(self, server: Server | GrpcioServer, http: "HttpServer | None") -> None:
         log.info("stopping: finishing what is in flight, for %g s at most", self._config.drain_seconds)
         seconds, began = self._config.drain_seconds, time.monotonic()
+        self._ready = False
         await self._health.enter_graceful_shutdown()
         await asyncio.wait([asyncio.create_task(self._engine.drain())], timeout=seconds / 2)
         self._service.drain()
@@ -192,7 +241,8 @@ class App:
             # Until the clients of durable sessions have heard that they are to go elsewhere: gRPC would cancel calls that
             # arrive at the moment of its stop.
             await asyncio.sleep(min(LINGER_SECONDS, seconds / 4))
-        await server.stop(max(began + seconds - time.monotonic(), 0))
+        rest = max(began + seconds - time.monotonic(), 0)
+        await asyncio.gather(server.stop(rest), *([http.stop(rest)] if http is not None else []))
         await self._engine.stop()
         self._oip_service.close()
         log.info("stopped")

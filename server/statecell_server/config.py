@@ -49,6 +49,7 @@ class Config:
     models: Path
     host: str = "127.0.0.1"
     port: int = 50051
+    http_port: int | None = None  # none: there is no such port
     state_memory: int = 1 << 30
     spill_memory: int = 1 << 30
     session_memory: int = 1 << 30
@@ -89,6 +90,8 @@ class Config:
             )
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"--port is {self.port}, expected 0 (a free one) to 65535")
+        if self.http_port is not None and not (0 <= self.http_port <= 65535 and (not self.port or self.http_port != self.port)):
+            raise ConfigError(f"--http-port is {self.http_port}, expected 0 (a free one) to 65535, and another one than --port")
         for option, (least, most) in LIMITS.items():
             number = getattr(self, option)
             if not least <= number <= most:  # nor is NaN

@@ -1,16 +1,14 @@
 """Allocation: the slots of a step's next run."""
 
-from collections.abc import Iterable
-
 from statecell.tensor import Array
 
 from statecell_server.arena.arena import StateArena
 from statecell_server.batching.step import Step
-from statecell_server.sessions.session import Session
 from statecell_server.sessions.spill import spill
+from statecell_server.sessions.table import Residents
 
 
-def allocate(step: Step, arena: StateArena, sessions: Iterable[Session]) -> None:
+def allocate(step: Step, arena: StateArena, sessions: Residents) -> None:
     """Sets what the run reads, what it writes, and what nobody needs when it is over.
 
     It never writes to what it reads, so that one that fails half way can be made again. `sessions`: all that the arena serves;
@@ -30,7 +28,7 @@ def allocate(step: Step, arena: StateArena, sessions: Iterable[Session]) -> None
         _allocate_loading(step, arena, sessions)
 
 
-def _allocate_loading(step: Step, arena: StateArena, sessions: Iterable[Session]) -> None:
+def _allocate_loading(step: Step, arena: StateArena, sessions: Residents) -> None:
     """Some of the states have to be brought into the arena, to slots of their own, before they can be read."""
     rows = step.inputs.rows
     missing = sum(session.batch for session in step.sessions if session.loaded is not None)
@@ -48,7 +46,7 @@ def _allocate_loading(step: Step, arena: StateArena, sessions: Iterable[Session]
     step.sources, step.loads = sources, loads
 
 
-def _slots(arena: StateArena, rows: int, sessions: Iterable[Session]) -> list[int]:
+def _slots(arena: StateArena, rows: int, sessions: Residents) -> list[int]:
     if arena.room < rows:
         spill(arena, sessions, rows - arena.room)
     return arena.allocate(rows)

@@ -51,6 +51,9 @@ class Launcher:
         self.name = name
         self.batches: Counter[int] = Counter()  # runs made, by their number of rows
         self.busy: Counter[int] = Counter()  # nanoseconds in them
+        self.durations: Counter[int] = Counter()  # runs, by the bits that their nanoseconds take
+        self.waits: Counter[int] = Counter()  # batches, by the bits of the nanoseconds that their first step has waited
+        self.waited = 0  # nanoseconds, all of those together
         self.last_run = 0.0  # time.time() when the last one began
         self._scheduler = scheduler
         self._executor = executor
@@ -121,6 +124,10 @@ class Launcher:
         rows = batch.rows
         self.batches[rows] += 1
         self.last_run = time.time()
+        if not batch.steps[0].done:
+            waited = int((time.perf_counter() - batch.steps[0].queued) * 1e9)
+            self.waits[waited.bit_length()] += 1
+            self.waited += waited
         if self._on_loop and self._seconds.get((batch.seq_len, rows), 1.0) < INLINE_SECONDS:
             self._run(batch, rows, time.perf_counter)
             self._land(batch)
@@ -168,7 +175,9 @@ class Launcher:
                 step.fail_all(failure)
         seconds = time.perf_counter() - began
         batch.seconds = seconds
-        self.busy[rows] += int(seconds * 1e9)
+        nanoseconds = int(seconds * 1e9)
+        self.busy[rows] += nanoseconds
+        self.durations[nanoseconds.bit_length()] += 1
         # The least of late: a run that was disturbed says little of the next.
         worked = clock() - worked
         self._seconds[batch.seq_len, rows] = min(worked, 1.02 * self._seconds.get((batch.seq_len, rows), worked))

@@ -1,6 +1,7 @@
 """Scheduler: which steps run together next."""
 
 from collections import deque
+from time import perf_counter
 
 from statecell.spec import ModelSpec
 
@@ -34,6 +35,9 @@ class Scheduler:
         self._budget = budget
         self._longest = run_length
         self.waiting = 0  # steps that were added and are not finished
+        self.requests = 0  # that are over
+        self.stepped = 0  # sessions that they were to advance, each counted once a request
+        self.failed = 0  # those that were not advanced
         self.stacks = self._stacks(spec)
         self._max_rows = max_batch if self.stacks else 1
         self._cuttable = spec.streamable
@@ -64,6 +68,7 @@ class Scheduler:
         self._budget.check(step.cost)
         self._budget.used += step.cost
         self.waiting += 1
+        step.queued = perf_counter()
         self.lines.join(step)
         if not step.blocked:
             self._push(step)
@@ -89,6 +94,7 @@ class Scheduler:
         if step is None or step.callers >= self._max_rows:
             self._seal()
             step = self._open[repeatable] = GatheredStep(cuttable=self._cuttable, repeatable=repeatable)
+            step.queued = perf_counter()
         position = step.add(session, session.step_index, data, row)
         step.cost += cost
         self.lines.join_alone(step, session)
@@ -172,6 +178,10 @@ class Scheduler:
         """The step is over, whatever came of it; the next ones of its sessions may run."""
         step.finished, step.running = True, False
         self.waiting -= step.callers
+        self.requests += step.callers
+        self.stepped += len(step.sessions)
+        if step.errors:
+            self.failed += len(step.errors)
         self._budget.used -= step.cost
         for behind in self.lines.leave(step):
             behind.blocked -= 1

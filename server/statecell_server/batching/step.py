@@ -51,6 +51,7 @@ class Step:
     finished: bool = False
     running: bool = False
     cost: int = 0  # bytes of its inputs and outputs, which count for as long as it waits
+    queued: float = 0.0  # time.perf_counter() when it, or the first of its rows, began to wait
     writing: bool = False  # its result is on the way to the store: it may be committed though nobody waits any more
 
     @property

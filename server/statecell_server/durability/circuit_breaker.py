@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
@@ -29,6 +31,9 @@ class CircuitBreaker:
         self._changed = changed
         self._failures = 0
         self.open = False
+        self.durations: Counter[int] = Counter()  # calls that were answered, by the bits that their nanoseconds take
+        self.busy = 0  # nanoseconds, all of those together
+        self.unanswered = 0  # calls
 
     async def watch(self) -> None:
         """Until it is cancelled."""
@@ -71,15 +76,20 @@ class CircuitBreaker:
             raise StoreUnavailable(f"the store does not answer: {type(error).__name__}: {error}") from error
 
     async def _count(self, call: Awaitable[T]) -> T:
+        began = time.perf_counter_ns()
         try:
             result = await self._answer(call)
         except StoreUnavailable as error:
             self._failures += 1
+            self.unanswered += 1
             if self._failures >= FAILURES and not self.open:
                 log.error("the store is out of reach, durable sessions have to wait: %s", error)
                 self.open = True
                 self._changed()
             raise
+        nanoseconds = time.perf_counter_ns() - began
+        self.durations[nanoseconds.bit_length()] += 1
+        self.busy += nanoseconds
         self._failures = 0
         if self.open:
             log.warning("the store answers again")

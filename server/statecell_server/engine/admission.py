@@ -72,5 +72,6 @@ class Admission:
                 break
             rows -= session.batch
             self._sessions.remove(session)
+            runner.sessions.evicted += 1
             runner.leave(session, self._sessions.absent(session.id))
         return True

@@ -48,6 +48,7 @@ class Engine:
         intake = Intake(self.sessions, self.models, self._takeover)
         self.steps = Steps(self.models, intake, self._takeover, self.sessions.now)
         self.lifecycle = Lifecycle(self.sessions, self.models, self._admission, self._takeover)
+        self.taken = 0  # sessions taken over from other servers
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -89,11 +90,14 @@ class Engine:
 
     def _sweep_once(self, now: float) -> None:
         for session in self.sessions.expire(now):
-            self.models.of(session).leave(session, self.sessions.absent(session.id))
+            runner = self.models.of(session)
+            runner.sessions.expired += 1
+            runner.leave(session, self.sessions.absent(session.id))
         if self._config.save_every > 1:
             self._save(s for s in self.sessions if s.ahead and not s.pending and now - s.used > IDLE_SECONDS)
         if self._takeover is not None and self._takeover.taken:
             log.info("took over %d sessions from other servers", self._takeover.taken)
+            self.taken += self._takeover.taken
             self._takeover.taken = 0
 
     async def _poll(self) -> None:

@@ -1,5 +1,6 @@
 """Errors as a call ends with them: google.rpc.Status with an ErrorInfo, for every protocol here."""
 
+from collections import Counter
 from typing import Any
 
 from google.protobuf import any_pb2, duration_pb2
@@ -35,10 +36,13 @@ CODES: dict[type[StatecellError], int] = {
     errors.InternalError: code_pb2.INTERNAL,
 }
 """Every error of errors.py and the google.rpc.Code that it travels with."""
+told: Counter[str] = Counter({error.reason: 0 for error in CODES})
+"""How often clients of this process were told each reason, by any protocol."""
 
 
 def write_status(error: StatecellError) -> status_pb2.Status:
     """The error as a call ends with it."""
+    told[error.reason] += 1
     details: list[Any] = [error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)]
     if error.retry_seconds is not None:
         details.append(error_details_pb2.RetryInfo(retry_delay=duration(error.retry_seconds)))

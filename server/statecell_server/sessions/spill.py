@@ -1,15 +1,13 @@
 """Spill: states of idle sessions leave the arena for the host's memory when others need their rows."""
 
-from collections.abc import Iterable
-
 from statecell_server.arena.arena import INITIAL_SLOT, StateArena
-from statecell_server.sessions.session import Session
+from statecell_server.sessions.table import Residents
 
 LEAST = 64
 """Rows spilled at once at least: finding who is idle costs a look at every session."""
 
 
-def spill(arena: StateArena, sessions: Iterable[Session], rows: int) -> None:
+def spill(arena: StateArena, sessions: Residents, rows: int) -> None:
     """Moves the states of idle sessions, the longest idle first, until `rows` rows are free or nobody is idle.
 
     A spilled session is one that has `loaded` states, as after a restore: its next step brings them back.
@@ -23,3 +21,4 @@ def spill(arena: StateArena, sessions: Iterable[Session], rows: int) -> None:
         states = arena.read(session.slots)
         arena.free(session.slots)
         session.load(states)
+        sessions.spilled += 1

@@ -123,6 +123,7 @@ class Residents:
         self._home = home
         self._count = 0
         self.rows = 0  # that they hold, in the arena or beside it
+        self.created = self.expired = self.evicted = self.spilled = 0  # so many times, since the model is here
 
     def __len__(self) -> int:
         return self._count
@@ -132,6 +133,7 @@ class Residents:
 
     def add(self, session: Session) -> None:
         self._count += 1
+        self.created += 1
         self.rows += session.batch
         self._sessions.budget.used += SESSION_BYTES + len(session.id) + len(session.reply)
 

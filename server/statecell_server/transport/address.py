@@ -8,12 +8,15 @@ class AddressError(OSError):
     """The operator's fault: the message names --host or --port, what is wrong with it, and what to choose."""
 
 
-def check(host: str, port: int) -> None:
-    """Raises AddressError where nobody could listen there now. Nothing is kept: another program may still come first."""
+def check(host: str, port: int, option: str = "--port") -> None:
+    """Raises AddressError where nobody could listen there now. Nothing is kept: another program may still come first.
+
+    `option`: the one that the port was given by.
+    """
     try:
         found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
-        raise explained(error, host, port) from error
+        raise explained(error, host, port, option) from error
     for family, kind, protocol, _, address in found:
         try:
             listener = socket.socket(family, kind, protocol)
@@ -27,10 +30,10 @@ def check(host: str, port: int) -> None:
             try:
                 listener.bind(address)
             except OSError as error:
-                raise explained(error, host, port) from error
+                raise explained(error, host, port, option) from error
 
 
-def explained(error: OSError | UnicodeError, host: str, port: int) -> AddressError:
+def explained(error: OSError | UnicodeError, host: str, port: int, option: str = "--port") -> AddressError:
     """What went wrong with this host and port."""
     if isinstance(error, AddressError):
         return error
@@ -39,10 +42,10 @@ def explained(error: OSError | UnicodeError, host: str, port: int) -> AddressErr
     match error.errno:
         case errno.EADDRINUSE:
             return AddressError(
-                f"--port {port} is taken: another program listens at {host}:{port}; stop it, or choose another, or 0"
+                f"{option} {port} is taken: another program listens at {host}:{port}; stop it, or choose another, or 0"
             )
         case errno.EADDRNOTAVAIL:
             return AddressError(f"--host {host} is not an address of this machine; expected one of its own, or 0.0.0.0 for all")
         case errno.EACCES:
-            return AddressError(f"--port {port} may be opened by the administrator alone; choose one of 1024 or more")
+            return AddressError(f"{option} {port} may be opened by the administrator alone; choose one of 1024 or more")
     return AddressError(f"cannot listen on {host}:{port}: {error.strerror or error}")

@@ -9,6 +9,7 @@ import grpc
 
 from statecell_server.transport.exchange import WINDOW, Carrier, DirectHandler, Exchange
 from statecell_server.transport.http2.call import Call
+from statecell_server.transport.http2.memory import Memory
 from statecell_server.transport.limits import Limits
 from statecell_server.transport.tls import Certificates
 
@@ -19,6 +20,9 @@ class GrpcioServer:
     def __init__(self, limits: Limits, certificates: Certificates | None = None) -> None:
         """Of the limits, connections and their memory are not counted here. `certificates`: None: in clear text."""
         self._certificates = certificates
+        self.memory = Memory(limits.memory)  # of others than its own connections
+        self.connections: int | None = None
+        self.closed: dict[str, int] = {}
         self._server = grpc.aio.server(
             options=[
                 ("grpc.max_receive_message_length", limits.message),

@@ -40,9 +40,10 @@ class TlsFiles:
 class Certificates:
     """`context` is to listen with; a connection that begins after `look` has found other files has what is in those."""
 
-    def __init__(self, files: TlsFiles) -> None:
-        """Raises TlsError."""
+    def __init__(self, files: TlsFiles, protocol: str = "h2") -> None:
+        """`protocol`: what is spoken, as ALPN has it: h2, or http/1.1. Raises TlsError."""
         self._files = files
+        self._protocol = protocol
         self._contents = files.read()
         self._current = self._made(self._contents)
         self.context = self._made(self._contents)
@@ -70,7 +71,7 @@ class Certificates:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_ciphers(CIPHERS)
-        context.set_alpn_protocols(["h2"])
+        context.set_alpn_protocols([self._protocol])
         # From copies of what was read: the files may be others by now.
         with tempfile.TemporaryDirectory() as folder:
             paths = Path(folder, "cert"), Path(folder, "key")

@@ -10,6 +10,7 @@ from statecell.tensor import MOST_AXES, Array
 
 from statecell_server.errors import DtypeMismatch, InvalidRequest, StatecellError
 from statecell_server.protocols.oip.request import Answer, Key, SequenceRequest
+from statecell_server.protocols.status import told
 
 DATATYPES = {
     "float32": "FP32",
@@ -23,8 +24,8 @@ DATATYPES = {
     "bool": "BOOL",
 }
 """The protocol's names of the spec's dtypes."""
-_DTYPES = {datatype: np.dtype(name).newbyteorder("<") for name, datatype in DATATYPES.items()}
-_DATATYPES = {dtype: datatype for datatype, dtype in _DTYPES.items()}
+DTYPES = {datatype: np.dtype(name).newbyteorder("<") for name, datatype in DATATYPES.items()}
+_DATATYPES = {dtype: datatype for datatype, dtype in DTYPES.items()}
 _CONTENTS = {
     "FP32": "fp32_contents",
     "FP64": "fp64_contents",
@@ -70,9 +71,9 @@ def read_inputs(request: pb.ModelInferRequest) -> dict[str, Array]:
 def _read_input(tensor: pb.ModelInferRequest.InferInputTensor, name: str, raw: bytes | None) -> Array:
     if len(tensor.shape) > MOST_AXES:
         raise InvalidRequest(f"input {name!r} has {len(tensor.shape)} axes, the most is {MOST_AXES}", field=name)
-    dtype, shape = _DTYPES.get(tensor.datatype), tensor.shape[:]
+    dtype, shape = DTYPES.get(tensor.datatype), tensor.shape[:]
     if dtype is None:
-        raise DtypeMismatch(f"input {name!r} is {tensor.datatype!r}, expected one of {', '.join(_DTYPES)}", field=name)
+        raise DtypeMismatch(f"input {name!r} is {tensor.datatype!r}, expected one of {', '.join(DTYPES)}", field=name)
     if "shared_memory_region" in tensor.parameters:
         raise InvalidRequest(f"input {name!r} is in shared memory, which this server has not; send its bytes", field=name)
     if raw is not None and tensor.HasField("contents"):
@@ -187,6 +188,7 @@ def write_answer(request: pb.ModelInferRequest, answer: Answer, wanted: Iterable
 
 def write_streamed_error(request: pb.ModelInferRequest, error: StatecellError, into: pb.ModelStreamInferResponse) -> None:
     """ "REASON: message", as the protocol has no more than a text; the answer in it tells whose error it is."""
+    told[error.reason] += 1
     into.error_message = f"{error.reason}: {error}"
     answer = into.infer_response
     answer.model_name, answer.model_version, answer.id = request.model_name, request.model_version, request.id

@@ -12,7 +12,7 @@ from statecell.v1 import model_pb2, tensor_pb2
 
 from statecell_server.batching.runner import Runner
 from statecell_server.errors import InvalidRequest, StatecellError
-from statecell_server.protocols.status import CODES, duration
+from statecell_server.protocols.status import CODES, duration, told
 from statecell_server.sessions.session import Session
 from statecell_server.sessions.snapshot import Snapshot
 
@@ -94,6 +94,7 @@ def write_snapshot(snapshot: Snapshot) -> pb.Snapshot:
 
 def write_error(position: int, session_id: str, error: StatecellError) -> pb.StepError:
     """The error as a stream carries it."""
+    told[error.reason] += 1
     return pb.StepError(
         position=position,
         session_id=session_id,

@@ -14,6 +14,7 @@ import grpc
 from statecell_server.transport.exchange import DirectHandler
 from statecell_server.transport.http2.call import Method
 from statecell_server.transport.http2.connection import FAREWELL_SECONDS, GREETING_SECONDS, Connection
+from statecell_server.transport.http2.memory import Memory
 from statecell_server.transport.http2.messages import Aborted
 from statecell_server.transport.http2.shared import Shared
 from statecell_server.transport.limits import Limits
@@ -24,8 +25,8 @@ BACKLOG = 4096
 
 
 LOOK_SECONDS = 5.0
-SPARE = 128
-"""File descriptors for all that is no connection."""
+SPARE = 512
+"""File descriptors for all that is no connection of this server, those of the HTTP port among it."""
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +79,21 @@ class Server:
         self._listener = await loop.create_server(self._connection, host, port, backlog=BACKLOG, **secure)
         found: int = self._listener.sockets[0].getsockname()[1]
         return found
+
+    @property
+    def memory(self) -> Memory:
+        """What connections keep. After `listen`."""
+        return self._shared.memory
+
+    @property
+    def connections(self) -> int:
+        """That are open."""
+        return len(self._connections)
+
+    @property
+    def closed(self) -> Mapping[str, int]:
+        """Connections that were closed because their clients broke a rule, by HTTP/2's name of the error. After `listen`."""
+        return self._shared.complaints.closed
 
     def _connection(self) -> Connection:
         if len(self._connections) >= self._limits.connections and not self._full:

@@ -1,6 +1,7 @@
 """Shared: what the connections of a server have in common."""
 
 import logging
+from collections import Counter
 from collections.abc import Mapping
 
 from statecell_server.transport.http2.busy_poll import BusyPoll
@@ -20,9 +21,11 @@ class Complaints:
     def __init__(self) -> None:
         self._lines = TokenBucket(burst=20, rate=1)
         self._unsaid = 0
+        self.closed: Counter[str] = Counter()  # all of them, by the error's name
 
     def about(self, error: ConnectionBroken) -> None:
         """A connection is closed for it."""
+        self.closed[error.code.name] += 1
         if self._lines.spend():
             log.warning("a connection is closed: %s (%s)", error, error.code.name)
         else:

@@ -1,0 +1,40 @@
+"""Guard: what is refused before anything else looks at it: other versions, large heads, pages of other hosts."""
+
+from urllib.parse import urlsplit
+
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+
+class Guard:
+    """An ASGI application around another. What it refuses closes the connection."""
+
+    def __init__(self, app: ASGIApp, metadata: int) -> None:
+        """`metadata`: bytes of a request's headers at most: names, values, and 32 for each."""
+        self._app = app
+        self._metadata = metadata
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        status, why = self._refusal(scope)
+        app = JSONResponse({"error": why}, status, {"Connection": "close"}) if why else self._app
+        await app(scope, receive, send)
+
+    def _refusal(self, scope: Scope) -> tuple[int, str]:
+        """The status and why; ("" for none)."""
+        if scope["http_version"] not in ("1.0", "1.1"):
+            return 505, f"the request is of HTTP/{scope['http_version'][:8]}, expected HTTP/1.1"
+        size = sum(len(name) + len(value) + 32 for name, value in scope["headers"])
+        if size > self._metadata:
+            return 431, f"the request's headers have {size} bytes, the most is {self._metadata} (--max-metadata)"
+        headers = dict(scope["headers"])
+        origin = headers.get(b"origin")
+        if origin is not None and self._host(origin) != headers.get(b"host"):
+            return 403, "the request is of a web page of another host"
+        return 200, ""
+
+    @staticmethod
+    def _host(origin: bytes) -> bytes | None:
+        try:
+            return urlsplit(origin).netloc
+        except ValueError:
+            return None

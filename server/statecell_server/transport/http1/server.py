@@ -1,0 +1,108 @@
+"""HttpServer: uvicorn in the event loop that is there, with sockets and an end of our own."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from statecell_server.transport.http1.connection import REQUEST_SECONDS, Connection
+from statecell_server.transport.limits import Limits
+from statecell_server.transport.tls import Certificates
+
+LOOK_SECONDS = 5.0
+BACKLOG = 128
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """They are whose process it is."""
+        yield
+
+
+class HttpServer:
+    """Serves an ASGI application beside the gRPC server."""
+
+    def __init__(self, app: ASGIApp, limits: Limits, certificates: Certificates | None = None) -> None:
+        """Of the limits, those of a request's headers. `certificates`: None: in clear text."""
+        config = uvicorn.Config(
+            app,
+            http=Connection,
+            ws="none",
+            lifespan="off",
+            loop="none",
+            interface="asgi3",
+            log_config=None,
+            log_level="error",  # a line for each client that is no HTTP client would be theirs to write
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            backlog=BACKLOG,
+            timeout_keep_alive=int(REQUEST_SECONDS),
+            h11_max_incomplete_event_size=limits.metadata,
+            ssl_context_factory=None if certificates is None else lambda *_: certificates.context,
+        )
+        self._server = _Server(config)
+
+    @property
+    def connections(self) -> int:
+        """That are open."""
+        return len(self._server.server_state.connections)
+
+    async def listen(self, host: str, port: int) -> int:
+        """The port that it listens on: `port`, or a free one where that is 0. Raises OSError."""
+        sockets = await _bound(host, port)
+        loop = asyncio.get_running_loop()
+        self._serving = loop.create_task(self._server.serve(sockets=sockets))
+        self._looking = loop.create_task(self._look())
+        while not self._server.started and not self._serving.done():
+            await asyncio.sleep(0.01)
+        if self._serving.done():
+            self._serving.result()
+        found: int = sockets[0].getsockname()[1]
+        return found
+
+    async def _look(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            now = asyncio.get_running_loop().time()
+            for connection in list(self._server.server_state.connections):
+                if isinstance(connection, Connection):
+                    connection.look(now)
+
+    async def stop(self, grace: float) -> None:
+        """No more requests; those that there are have `grace` seconds."""
+        self._server.config.timeout_graceful_shutdown = max(1, int(grace))
+        self._server.should_exit = True
+        await asyncio.wait([self._serving], timeout=grace + 2)
+        self._looking.cancel()
+        for connection in list(self._server.server_state.connections):
+            connection.transport.abort()
+
+
+async def _bound(host: str, port: int) -> list[socket.socket]:
+    """One for each address of the host, all with the same port. Raises OSError."""
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    sockets: list[socket.socket] = []
+    try:
+        for family, kind, protocol, _, address in dict.fromkeys(found):
+            try:
+                listener = socket.socket(family, kind, protocol)
+            except OSError:  # a family of addresses that this machine does not have
+                continue
+            sockets.append(listener)
+            listener.setblocking(False)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            listener.bind((address[0], port, *address[2:]))
+            port = listener.getsockname()[1]
+    except BaseException:
+        for listener in sockets:
+            listener.close()
+        raise
+    return sockets
