@@ -12,12 +12,15 @@ import sys
 from collections.abc import Callable
 from importlib.metadata import version as version_of
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from statecell_server.config import Config, ConfigError
 from statecell_server.device import Device
+
+if TYPE_CHECKING:
+    from statecell_server.workers.place import Place
 
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
@@ -43,6 +46,15 @@ def save_every(text: str) -> int:
     if match is None:
         raise ConfigError(f"--durability: {text[:80]!r} is no durability; write every_step, or every=8 for every 8 steps")
     return int(match[1] or 1)
+
+
+def workers_of(text: str) -> int:
+    """ "auto" as the cores that this process may use. Raises ConfigError."""
+    if text.strip() == "auto":
+        return min(len(os.sched_getaffinity(0)), 256)
+    if not re.fullmatch(r"[0-9]{1,9}", text.strip()):
+        raise ConfigError(f"--workers is {text[:40]!r}, expected auto or 1 to 256")
+    return int(text)
 
 
 def _size(option: str, text: str) -> int:
@@ -111,6 +123,9 @@ def serve(
     tls_client_ca: Annotated[
         Path | None, typer.Option(help="PEM: clients must show a certificate that one of these has signed.")
     ] = None,
+    workers: Annotated[
+        str, typer.Option(help="Processes that share the port, each with its own models and sessions; auto: one a core.")
+    ] = "1",
     threads: Annotated[int, typer.Option(help="Threads within one run of a model.")] = DEFAULTS.threads,
     drain_seconds: Annotated[
         float, typer.Option(help="Seconds to finish what is in flight at the end.")
@@ -218,6 +233,7 @@ def serve(
             tls_key=tls_key,
             tls_client_ca=tls_client_ca,
             threads=threads,
+            workers=workers_of(workers),
             drain_seconds=drain_seconds,
             sequence_roll=sequence_roll,
             store=store,
@@ -234,17 +250,29 @@ def serve(
         )
     except ConfigError as error:
         _fail(error)
-    _run(config)
+    if config.workers == 1:
+        run(config)
+        return
+    from statecell_server.transport.address import AddressError
+    from statecell_server.workers.supervisor import Supervisor
+
+    try:
+        code = asyncio.run(Supervisor(config, log_level).run())
+    except AddressError as error:
+        _fail(error)
+    if code:
+        raise typer.Exit(code)
 
 
-def _run(config: Config) -> None:
+def run(config: Config, place: "Place | None" = None) -> None:
+    """Serves in this process until it is told to stop."""
     from statecell_server.app import App
     from statecell_server.engine.attempt import unfinished
     from statecell_server.runtimes.runtime import DeviceLost, LoadError
     from statecell_server.transport.address import AddressError
 
     async def serve() -> None:
-        await App(config).run()
+        await App(config, place).run()
 
     try:
         with asyncio.Runner(loop_factory=event_loop()) as runner:

@@ -25,6 +25,8 @@ from statecell_server.transport.grpcio_server import GrpcioServer
 from statecell_server.transport.http2.server import Server
 from statecell_server.transport.limits import Limits
 from statecell_server.transport.tls import Certificates, TlsError, TlsFiles
+from statecell_server.workers.crew import Crew
+from statecell_server.workers.place import Place
 
 if TYPE_CHECKING:
     from statecell_server.transport.http1.server import HttpServer
@@ -44,18 +46,23 @@ STORE = "statecell.store"
 class App:
     """`await App(config).run()` serves until SIGTERM, SIGHUP or Ctrl-C, and then finishes what is in flight."""
 
-    def __init__(self, config: Config) -> None:
-        """Loads the models. Raises runtime.LoadError, and AddressError where it cannot listen, as run does."""
+    def __init__(self, config: Config, place: Place | None = None) -> None:
+        """Loads the models. Raises runtime.LoadError, and AddressError where it cannot listen, as run does.
+
+        `place`: among the workers of a server with several; their supervisor has seen to the address.
+        """
         self._config = config
-        address.check(config.host, config.port)  # before the models, which may take minutes
+        if place is None:
+            address.check(config.host, config.port)  # before the models, which may take minutes
         if config.http_port is not None:
             self._check_http(config.host, config.http_port)
         self._certificates = self._read_certificates(config, "h2")
         self._http_certificates = self._read_certificates(config, "http/1.1") if config.http_port is not None else None
         self._store = self._store_behind(config)
         self._engine = Engine(config, self._store, self._changed, self._lose)
-        self._service = InferenceService(self._engine)
         self._oip_service = GRPCInferenceService(self._engine, config)
+        self._crew = None if place is None else Crew(place, self._engine, self._oip_service, self._limits())
+        self._service = InferenceService(self._engine) if self._crew is None else self._crew.service
         self._health = health.aio.HealthServicer()
         self._ready = False  # as grpc.health.v1 says of the server as a whole
         self._stop = asyncio.Event()
@@ -119,7 +126,9 @@ class App:
         server = self._server()
         await self._engine.start()
         try:
-            port = await server.listen(self._config.host, self._config.port)
+            if self._crew is not None:
+                await self._crew.listen()
+            port = await server.listen(self._config.host, self._config.port, shared=self._crew is not None)
         except OSError as error:
             await self._engine.stop()
             raise address.explained(error, self._config.host, self._config.port) from error
@@ -195,7 +204,8 @@ class App:
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(self._service, server)
         server.add_direct_handlers(SERVICES[0], self._service.direct)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        oip_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self._oip_service, server)
+        oip = self._oip_service if self._crew is None else self._crew.oip_service
+        oip_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(oip, server)
         server.add_direct_handlers(SERVICES[1], self._oip_service.direct)
         names = reflection.aio.ReflectionServicer([*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME])
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(names, server)
@@ -236,13 +246,15 @@ class App:
         await self._health.enter_graceful_shutdown()
         await asyncio.wait([asyncio.create_task(self._engine.drain())], timeout=seconds / 2)
         self._service.drain()
-        self._oip_service.drain()
+        (self._oip_service if self._crew is None else self._crew.oip_service).drain()
         if self._store is not None:
             # Until the clients of durable sessions have heard that they are to go elsewhere: gRPC would cancel calls that
             # arrive at the moment of its stop.
             await asyncio.sleep(min(LINGER_SECONDS, seconds / 4))
         rest = max(began + seconds - time.monotonic(), 0)
         await asyncio.gather(server.stop(rest), *([http.stop(rest)] if http is not None else []))
+        if self._crew is not None:
+            await self._crew.leave(began + seconds)
         await self._engine.stop()
         self._oip_service.close()
         log.info("stopped")

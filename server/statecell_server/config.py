@@ -29,6 +29,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "max_batch": (1, 1 << 16),
     "max_queue": (1, 1 << 30),
     "threads": (1, 1024),
+    "workers": (1, 256),
     "session_ttl": (1e-3, 3650 * _DAY),
     "store_timeout": (1e-3, 3600),
     "drain_seconds": (0, _DAY),
@@ -80,6 +81,8 @@ class Config:
     device_memory: int = 0  # for weights and intermediate results of a model on a GPU; 0: as much as they need
     state_arena: str = "auto"  # host: NumPy arrays; device: its own memory; auto: device on a GPU
     front: str = "http2"  # http2: our own; grpcio: the library's
+    workers: int = 1  # processes behind the port
+    worker: int = 0  # which of them this one is
     batch_variance: str = "auto"  # see invariance.decide; auto: pad on a GPU, alone on the CPU
 
     def __post_init__(self) -> None:
@@ -106,6 +109,7 @@ class Config:
                 "expected a certificate and its key together, and the last one only with them"
             )
         self._check_store()
+        self._check_workers()
         for name, runtime in self.runtimes.items():
             if runtime not in RUNTIMES:
                 raise ConfigError(f"--runtime {name}={runtime}: there is no such runtime, expected {' or '.join(RUNTIMES)}")
@@ -117,6 +121,17 @@ class Config:
         ):
             if getattr(self, option) not in words:
                 raise ConfigError(f"--{option.replace('_', '-')} is {getattr(self, option)!r}, expected {' or '.join(words)}")
+
+    def _check_workers(self) -> None:
+        if self.workers == 1:
+            return
+        for option, bad, why in (
+            ("--http-port", self.http_port is not None, "HTTP and its metrics are of one process"),
+            ("--front", self.front != "http2", "only http2 passes calls on"),
+            ("--store", self.store == "memory", "memory is of one process; use valkey://host:port/db"),
+        ):
+            if bad:
+                raise ConfigError(f"--workers is {self.workers} and does not go with this {option}: {why}; leave one of them out")
 
     def _check_store(self) -> None:
         if not self.store or self.store == "memory":

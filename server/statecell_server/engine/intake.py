@@ -32,6 +32,23 @@ MOST_SESSIONS = 16_384
 """Sessions in one message."""
 
 
+def check_named(session_ids: Sequence[str], step_indexes: Sequence[Index]) -> None:
+    """What can be said of a request's sessions by their names alone. Raises InvalidRequest."""
+    if not session_ids or len(step_indexes) != len(session_ids):
+        raise InvalidRequest(
+            f"{len(session_ids)} session_ids and {len(step_indexes)} step_indexes, expected one index a session or none"
+        )
+    if len(session_ids) > MOST_SESSIONS:
+        raise InvalidRequest(
+            f"{len(session_ids)} session_ids, the most in a message is {MOST_SESSIONS}", field="session_ids"
+        )
+    again = len(session_ids) - len(set(session_ids))
+    if again >= LONGEST:
+        raise InvalidRequest(
+            f"{again} session_ids are named again in one message, the most is {LONGEST - 1}", field="session_ids"
+        )
+
+
 class Intake:
     """Finds the sessions of a request, here or in the store, checks the inputs, and places each session's step."""
 
@@ -48,19 +65,7 @@ class Intake:
         done: Callable[[Ticket], None],
     ) -> Ticket:
         """As Engine.submit."""
-        if not session_ids or len(step_indexes) != len(session_ids):
-            raise InvalidRequest(
-                f"{len(session_ids)} session_ids and {len(step_indexes)} step_indexes, expected one index a session or none"
-            )
-        if len(session_ids) > MOST_SESSIONS:
-            raise InvalidRequest(
-                f"{len(session_ids)} session_ids, the most in a message is {MOST_SESSIONS}", field="session_ids"
-            )
-        again = len(session_ids) - len(set(session_ids))
-        if again >= LONGEST:
-            raise InvalidRequest(
-                f"{again} session_ids are named again in one message, the most is {LONGEST - 1}", field="session_ids"
-            )
+        check_named(session_ids, step_indexes)
         ticket = Ticket(done)
         if self._takeover is not None and self._takeover.needed(session_ids, step_indexes):
             late = functools.partial(self._begin_late, ticket, session_ids, tensors, step_indexes)

@@ -3,11 +3,12 @@
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import count, islice
 
 from statecell_server.errors import InvalidRequest, SessionExpired, SessionLost, SessionNotFound, StatecellError
 from statecell_server.sessions.budget import SESSION_BYTES, Budget
+from statecell_server.sessions.owner import owner
 from statecell_server.sessions.session import DURABLE, Home, Session
 
 TOMBSTONES = 100_000
@@ -19,13 +20,15 @@ ANEW = "create it again, from a snapshot if there is one"
 class Sessions:
     """The table of sessions. Belongs to the event loop."""
 
-    def __init__(self, ttl: float, budget: Budget) -> None:
+    def __init__(self, ttl: float, budget: Budget, worker: int = 0, workers: int = 1) -> None:
+        """`worker`: which of `workers` this is; the ids that are issued here name it."""
         self.budget = budget
+        self._worker, self._workers = worker, workers
         self._ttl = ttl
         self._sessions: dict[str, Session] = {}
         self._expired: OrderedDict[str, None] = OrderedDict()
         # Ids begin with a mark of this process: one that does not is of a server that is gone.
-        self.mark = secrets.token_hex(4)
+        self.mark = self._own(lambda: secrets.token_hex(4))
         self._numbers = count(1)
         self._now = 0.0
 
@@ -44,7 +47,15 @@ class Sessions:
 
     def issue(self, *, durable: bool) -> str:
         """A new unguessable id: 128 random bits."""
-        return f"{DURABLE if durable else self.mark + '-'}{secrets.token_urlsafe(16)}"
+        if durable:
+            return self._own(lambda: DURABLE + secrets.token_urlsafe(16))
+        return f"{self.mark}-{secrets.token_urlsafe(16)}"
+
+    def _own(self, make: Callable[[], str]) -> str:
+        """The first that names this worker."""
+        while owner(made := make(), self._workers) != self._worker:
+            pass
+        return made
 
     def add(self, session: Session) -> None:
         self._sessions[session.id] = session

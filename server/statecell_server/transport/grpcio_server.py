@@ -44,8 +44,9 @@ class GrpcioServer:
     def add_direct_handlers(self, service: str, handlers: Mapping[str, DirectHandler]) -> None:
         """Calls are served by their servicers' coroutines here."""
 
-    async def listen(self, host: str, port: int) -> int:
+    async def listen(self, host: str, port: int, *, shared: bool = False) -> int:
         """The port that it listens on: `port`, or a free one where that is 0. Raises OSError."""
+        assert not shared, "Config keeps this front to one process"
         try:
             address = f"{host}:{port}"
             found: int = (

@@ -176,7 +176,9 @@ class Rows:
     A request is cut into what names the model, its id, its form and its data; the same form is read once.
     """
 
-    def __init__(self, engine: Engine, sequences: Sequences) -> None:
+    def __init__(self, engine: Engine, sequences: Sequences, own: Callable[[Key], bool] = lambda _: True) -> None:
+        """`own`: whether a sequence is to live in this process."""
+        self._own = own
         self._models = engine.models
         self._known = engine.sessions.known
         self._gather = engine.steps.gather
@@ -254,7 +256,7 @@ class Rows:
         self._sizes.keep(model, wire.size)
         form = rest[: len(rest) - wire.size]
         fits = not request.id and form.endswith(wire.end) and wire.fits(request)
-        found = Form(said[0], runner.home, *said[1:]) if fits else None
+        found = Form(said[0], runner.home, *said[1:]) if fits and self._own(said[0]) else None
         return self._forms.keep((model, form), found) if len(form) <= PIECE_BYTES else None
 
     def _runner(self, key: Key, start: bool, _: bool) -> Runner | None:

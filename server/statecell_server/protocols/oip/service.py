@@ -11,10 +11,12 @@ from statecell_server.engine.engine import Engine
 from statecell_server.errors import Draining, StatecellError
 from statecell_server.protocols.call import Context, Streams, end, unary
 from statecell_server.protocols.oip.answers import Answers
-from statecell_server.protocols.oip.rows import Row, Rows
-from statecell_server.protocols.oip.stream import InferStream
+from statecell_server.protocols.oip.request import session_id
+from statecell_server.protocols.oip.rows import Over, Row, Rows
+from statecell_server.protocols.oip.stream import Infer, InferStream
 from statecell_server.protocols.oip.wire import write_streamed_error
 from statecell_server.protocols.status import write_status
+from statecell_server.sessions.owner import owner
 from statecell_server.transport.exchange import Direct
 
 
@@ -24,9 +26,14 @@ class GRPCInferenceService(Answers, inference_pb2_grpc.GRPCInferenceServiceServi
     def __init__(self, engine: Engine, config: Config) -> None:
         """Raises ConfigError."""
         super().__init__(engine, config)
-        self._rows = Rows(engine, self.sequences)
+        self._rows = Rows(engine, self.sequences, lambda key: owner(session_id(key), config.workers) == config.worker)
         self.direct = {"ModelInfer": self._infer_row}
         self._streams = Streams()
+
+    @property
+    def stream_parts(self) -> tuple[Infer, Rows, Over]:
+        """What an InferStream is made of."""
+        return self._infer_streamed, self._rows, self._count
 
     ServerLive = unary(Answers.live)
     ServerReady = unary(Answers.ready)
@@ -41,7 +48,7 @@ class GRPCInferenceService(Answers, inference_pb2_grpc.GRPCInferenceServiceServi
     RepositoryModelUnload = unary(Answers.unload)
 
     async def ModelStreamInfer(self, _: AsyncIterator[pb.ModelInferRequest], context: Context) -> None:
-        await self._streams.carry(context, InferStream(self._infer_streamed, self._rows, self._count))
+        await self._streams.carry(context, InferStream(*self.stream_parts))
         if self._engine.draining:
             error = Draining("the server is about to stop; what was answered is done, send the rest to another")
             await end(context, error)

@@ -68,8 +68,11 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         write_tensors(outputs.items(), reply.outputs)
         return reply
 
+    def _stream(self) -> StepStream:
+        return StepStream(self._engine, self._rows)
+
     async def StreamSteps(self, _: AsyncIterator[pb.StreamStepsRequest], context: Context) -> None:
-        stream = StepStream(self._engine, self._rows)
+        stream = self._stream()
         if not self._engine.draining:
             await self._streams.carry(context, stream)
         if self._engine.draining:

@@ -66,19 +66,33 @@ class Server:
             path = f"/{service}/{name}"
             self._handlers[path] = self._handlers[path]._replace(direct=direct)
 
-    async def listen(self, host: str, port: int) -> int:
-        """The port that it listens on: `port`, or a free one where that is 0. Raises OSError."""
-        self._limits = replace(self._limits, connections=min(self._limits.connections, _descriptors() - SPARE))
-        self._shared = Shared(self._handlers, self._limits)
-        loop = asyncio.get_running_loop()
-        self._looking = loop.create_task(self._look())
+    async def listen(self, host: str, port: int, *, shared: bool = False) -> int:
+        """The port that it listens on: `port`, or a free one where that is 0. Raises OSError.
+
+        `shared`: with the other processes of this user that listen there so.
+        """
+        loop = self._begin()
         secure: dict[str, Any] = {}
         if self._certificates is not None:
             secure |= {"ssl": self._certificates.context, "ssl_handshake_timeout": GREETING_SECONDS}
             secure |= {"ssl_shutdown_timeout": FAREWELL_SECONDS}
+        if shared:
+            secure |= {"reuse_port": True}
         self._listener = await loop.create_server(self._connection, host, port, backlog=BACKLOG, **secure)
         found: int = self._listener.sockets[0].getsockname()[1]
         return found
+
+    async def listen_unix(self, path: str) -> None:
+        """On a Unix socket, in clear text. Raises OSError."""
+        loop = self._begin()
+        self._listener = await loop.create_unix_server(self._connection, path, backlog=BACKLOG)
+
+    def _begin(self) -> asyncio.AbstractEventLoop:
+        self._limits = replace(self._limits, connections=min(self._limits.connections, _descriptors() - SPARE))
+        self._shared = Shared(self._handlers, self._limits)
+        loop = asyncio.get_running_loop()
+        self._looking = loop.create_task(self._look())
+        return loop
 
     @property
     def memory(self) -> Memory:

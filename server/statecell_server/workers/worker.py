@@ -1,0 +1,37 @@
+"""The program that a supervisor starts: `python -m statecell_server.workers.worker`, told what to do on standard input."""
+
+import logging
+import os
+import pickle
+import signal
+import sys
+import threading
+import time
+
+from statecell_server.__main__ import run
+
+ORPHAN_SECONDS = 5.0
+"""Beyond --drain-seconds, after which a worker whose supervisor is gone ends however it stands."""
+
+
+def main() -> None:
+    """Serves until SIGTERM, or until standard input ends: its writer is the supervisor, and lives as long."""
+    config, place, level = pickle.load(sys.stdin.buffer)
+    logging.basicConfig(
+        level=level, format=f"%(asctime)s %(levelname)s %(name)s [{place.index}]: %(message)s", stream=sys.stderr
+    )
+
+    def watch() -> None:
+        os.read(0, 1)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(config.drain_seconds + ORPHAN_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="supervised", daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the supervisor tells all at once
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    run(config, place)
+
+
+if __name__ == "__main__":
+    main()
