@@ -13,8 +13,8 @@ from statecell.v1 import inference_pb2_grpc
 class Caller:
     """The rpcs with arrays in and out."""
 
-    def __init__(self, address: str) -> None:
-        self.channel = grpc.insecure_channel(address)
+    def __init__(self, address: str, *options: tuple[str, int]) -> None:
+        self.channel = grpc.insecure_channel(address, options=options)
         self.stub = inference_pb2_grpc.InferenceServiceStub(self.channel)
 
     def create(self, model: str, batch: int = 1, *, durable: bool = False, **state: Array) -> str:

@@ -44,8 +44,8 @@ def text_of(error: grpc.RpcError) -> str:
 class OipCaller:
     """`stub` for every rpc, and steps with arrays in and out."""
 
-    def __init__(self, address: str) -> None:
-        self.channel = grpc.insecure_channel(address)
+    def __init__(self, address: str, channel: grpc.Channel | None = None) -> None:
+        self.channel = channel or grpc.insecure_channel(address)
         self.stub = inference_pb2_grpc.GRPCInferenceServiceStub(self.channel)
 
     def infer(self, model: str, x: Array, **options: Any) -> Array:

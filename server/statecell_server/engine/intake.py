@@ -39,9 +39,7 @@ def check_named(session_ids: Sequence[str], step_indexes: Sequence[Index]) -> No
             f"{len(session_ids)} session_ids and {len(step_indexes)} step_indexes, expected one index a session or none"
         )
     if len(session_ids) > MOST_SESSIONS:
-        raise InvalidRequest(
-            f"{len(session_ids)} session_ids, the most in a message is {MOST_SESSIONS}", field="session_ids"
-        )
+        raise InvalidRequest(f"{len(session_ids)} session_ids, the most in a message is {MOST_SESSIONS}", field="session_ids")
     again = len(session_ids) - len(set(session_ids))
     if again >= LONGEST:
         raise InvalidRequest(

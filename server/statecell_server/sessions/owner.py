@@ -9,7 +9,7 @@ MARK = 8
 
 
 def owner(session_id: str, workers: int) -> int:
-    """0 to `workers` - 1. All ids with the mark of one process have one owner, a sequence the same whether it is durable or not."""
+    """0 to `workers` - 1. Ids with the mark of one process have one owner, a sequence the same whether it is durable or not."""
     name = session_id.removeprefix(DURABLE)
     if session_id is name and not name.startswith("sequence/"):
         name = session_id[:MARK]

@@ -102,7 +102,9 @@ class Cut:
             write_tensors(self._outputs(arrays, moved, order), whole.outputs)
         return whole
 
-    def _outputs(self, arrays: Sequence[dict[str, Array]], moved: Sequence[int], order: Sequence[int]) -> list[tuple[str, Array]]:
+    def _outputs(
+        self, arrays: Sequence[dict[str, Array]], moved: Sequence[int], order: Sequence[int]
+    ) -> list[tuple[str, Array]]:
         """The rows of all parts in the order of the message."""
         firsts = np.cumsum([0, *(self._batches[position] for position in moved)])
         rows = [row for at in order for row in range(firsts[at], firsts[at + 1])]

@@ -70,9 +70,8 @@ class RelayedOip(inference_pb2_grpc.GRPCInferenceServiceServicer):
         self._service = service
         self.direct = service.direct
         self._streams = Streams()
-        for name in ("ServerLive", "ServerReady", "ServerMetadata", "ModelReady", "ModelMetadata", "ModelConfig"):
+        for name in ("ServerLive", "ServerReady", "ServerMetadata", "ModelReady", "ModelMetadata", "ModelConfig", "RepositoryIndex"):
             setattr(self, name, getattr(service, name))
-        self.RepositoryIndex = service.RepositoryIndex
 
     def owner_of(self, request: pb.ModelInferRequest) -> int:
         """The worker that is to answer."""

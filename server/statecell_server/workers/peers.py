@@ -92,7 +92,8 @@ class Peers:
     async def call(self, index: int, path: str, message: bytes) -> bytes:
         """A unary call's answer. Raises Aborted with what the peer said. Cancelling this cancels it there."""
         try:
-            answer: bytes = await self.peer(index).calls.unary_unary(path)(message)
+            call: Any = self.peer(index).calls.unary_unary(path)
+            answer: bytes = await call(message)
         except grpc.aio.AioRpcError as error:
             raise told(error) from error
         return answer

@@ -15,7 +15,15 @@ from statecell_server.config import Config
 from statecell_server.transport import address
 from statecell_server.workers.place import Place
 
-SHARED = ("state_memory", "spill_memory", "session_memory", "connection_memory", "max_queue", "max_connections", "device_memory")
+SHARED = (
+    "state_memory",
+    "spill_memory",
+    "session_memory",
+    "connection_memory",
+    "max_queue",
+    "max_connections",
+    "device_memory",
+)
 """Budgets of the whole server: each worker has its part of them."""
 BACKOFF = (0.1, 30.0)
 """Seconds before a worker is started again, the first time and at most; twice as many each time."""

@@ -6,7 +6,6 @@ from typing import Any
 
 from google.protobuf.message import Message
 from statecell.v1 import inference_pb2 as pb
-from statecell.v1 import inference_pb2_grpc
 
 from statecell_server.engine.engine import Engine
 from statecell_server.errors import InvalidRequest

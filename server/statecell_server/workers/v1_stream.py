@@ -107,8 +107,7 @@ class RelayedSteps(StepStream):
         cut = Cut(self._engine.models, message, found)
         parts = cut.parts(owners)
         replies = await asyncio.gather(*[self._one(index, part.message) for index, part in parts.items()])
-        whole = cut.join(parts, dict(zip(parts, replies, strict=True)))
-        return whole
+        return cut.join(parts, dict(zip(parts, replies, strict=True)))
 
     def _one(self, index: int, message: pb.StreamStepsRequest) -> "asyncio.Future[pb.StreamStepsResponse]":
         """The answer of one worker."""
@@ -140,4 +139,4 @@ class Part(StepStream):
 
     def __init__(self, engine: Engine, rows: Rows, then: Then) -> None:
         super().__init__(engine, rows)
-        self.begin(then, lambda error: None)
+        self.begin(then, lambda _: None)
