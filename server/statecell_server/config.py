@@ -131,9 +131,7 @@ class Config:
             ("--store", self.store == "memory", "memory is of one process; use valkey://host:port/db"),
         ):
             if bad:
-                raise ConfigError(
-                    f"--workers is {self.workers} and does not go with this {option}: {why}; leave one out"
-                )
+                raise ConfigError(f"--workers is {self.workers} and does not go with this {option}: {why}; leave one out")
 
     def _check_store(self) -> None:
         if not self.store or self.store == "memory":

@@ -37,7 +37,9 @@ class Crew:
         oip_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(oip_service, self._server)
         self._server.add_direct_handlers("inference.GRPCInferenceService", oip_service.direct)
         service, _, method = SESSIONS.removeprefix("/").partition("/")
-        self._server.add_registered_method_handlers(service, {method: grpc.unary_unary_rpc_method_handler(self._found, bytes, bytes)})
+        self._server.add_registered_method_handlers(
+            service, {method: grpc.unary_unary_rpc_method_handler(self._found, bytes, bytes)}
+        )
 
     async def _found(self, message: bytes, _: object) -> bytes:
         return json.dumps(await self._sessions.describe(json.loads(message))).encode()

@@ -70,7 +70,15 @@ class RelayedOip(inference_pb2_grpc.GRPCInferenceServiceServicer):
         self._service = service
         self.direct = service.direct
         self._streams = Streams()
-        for name in ("ServerLive", "ServerReady", "ServerMetadata", "ModelReady", "ModelMetadata", "ModelConfig", "RepositoryIndex"):
+        for name in (
+            "ServerLive",
+            "ServerReady",
+            "ServerMetadata",
+            "ModelReady",
+            "ModelMetadata",
+            "ModelConfig",
+            "RepositoryIndex",
+        ):
             setattr(self, name, getattr(service, name))
 
     def owner_of(self, request: pb.ModelInferRequest) -> int:

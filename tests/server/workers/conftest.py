@@ -50,7 +50,9 @@ class Crowd:
 
 
 @pytest.fixture(scope="module", params=[2, 3])
-def crew(request: pytest.FixtureRequest, serve: Serve, models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def crew(
+    request: pytest.FixtureRequest, serve: Serve, models: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
     """A server of two workers, and one of three."""
     folder = tmp_path_factory.mktemp("alone")
     for name in ("lstm", "gru"):

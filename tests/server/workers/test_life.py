@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -52,12 +54,12 @@ def test_a_killed_worker_is_replaced_and_its_sessions_are_lost_and_no_others(pai
         for number in range(8):
             oip.infer("lstm", X, sequence_id=f"{round_}-{number}", sequence_start=True)
         os.kill(workers[0], signal.SIGKILL)
-        until(lambda: len(set(children(pair)) - set(workers)) == 1, "no other worker is started")
+        until(lambda old=workers: len(set(children(pair)) - set(old)) == 1, "no other worker is started")
         told = sorted(stepped(caller, session) for caller, session in ((here, theirs), (there, mine)))
         assert told == ["OK", "SESSION_LOST"]
         sequences = []
         for number in range(8):
-            until(lambda: _answers(pair.address, f"{round_}-{number}"), "the worker's place stays empty")
+            until(lambda name=f"{round_}-{number}": _answers(pair.address, name), "the worker's place stays empty")
             try:
                 oip.infer("lstm", X, sequence_id=f"{round_}-{number}")
                 sequences.append("OK")
@@ -91,7 +93,7 @@ def test_no_worker_outlives_its_supervisor(pair: Server) -> None:
 def test_a_stop_under_load_fails_no_step(pair: Server) -> None:
     crowd = Crowd(pair.address)
     here, mine, there, theirs = crowd.pair()
-    errors: list[BaseException] = []
+    errors: list[grpc.RpcError] = []
     done: dict[str, int] = {}
 
     def load(caller: Caller, session: str) -> None:
@@ -113,7 +115,8 @@ def test_a_stop_under_load_fails_no_step(pair: Server) -> None:
     assert pair.stop() == 0
     for thread in threads:
         thread.join()
-    assert len(done) == 4 and min(done.values()) > 10
+    assert len(done) == 4
+    assert min(done.values()) > 10
     # Calls that came after the end found nobody there; none that had begun broke off.
     assert {code_of(error) for error in errors} == {grpc.StatusCode.UNAVAILABLE}
     assert not [e for e in errors if "another worker" in str(e.details()) or "Socket closed" in str(e.details())]
@@ -124,19 +127,27 @@ def test_a_stream_answers_all_that_it_has_read_when_the_server_stops(pair: Serve
     stopping = threading.Event()
 
     def messages() -> Iterator[pb.StreamStepsRequest]:
+        indexes = {mine: 0, theirs: 0}
         for number in range(100_000):
             ids = [[mine], [theirs], [theirs, mine]][number % 3]
-            yield pb.StreamStepsRequest(id=number, session_ids=ids, inputs=[pack("x", X.repeat(len(ids), 1))])
+            x = [pack("x", X.repeat(len(ids), 1))]
+            yield pb.StreamStepsRequest(id=number, session_ids=ids, inputs=x, step_indexes=[indexes[i] for i in ids])
+            for session in ids:
+                indexes[session] += 1
             if number == 300:
                 stopping.set()
 
     threading.Thread(target=lambda: (stopping.wait(), pair.stop())).start()
     answered = []
-    with pytest.raises(grpc.RpcError) as raised:
+    ended = None
+    try:
         for reply in here.stub.StreamSteps(messages()):
             assert not reply.errors
             answered.append(reply.id)
-    assert reason_of(raised.value) == "DRAINING"
+    except grpc.RpcError as error:
+        ended = error
+    assert ended is not None
+    assert reason_of(ended) == "DRAINING"
     assert sorted(answered) == list(range(len(answered))), "the first so many, and no others"
 
 
@@ -159,9 +170,8 @@ def test_health_is_that_of_the_whole(pair: Server) -> None:
     ],
 )
 def test_what_does_not_go_with_workers_is_said(flags: list[str], said: str, lstm_only: Path) -> None:
-    import subprocess
-    import sys
-
     command = [sys.executable, "-m", "statecell_server", "--models", str(lstm_only), *flags]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert ended.returncode == 2 and said in ended.stderr and len(ended.stderr.splitlines()) == 1
+    assert ended.returncode == 2
+    assert said in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1

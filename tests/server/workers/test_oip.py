@@ -17,7 +17,7 @@ RANDOM = np.random.default_rng(4)
 @pytest.fixture
 def callers(crew: Server, crowd: Crowd) -> Iterator[list[OipCaller]]:
     """On the connections of the crowd, which come to at least two workers."""
-    yield [OipCaller(crew.address, caller.channel) for caller in crowd.callers]
+    return [OipCaller(crew.address, caller.channel) for caller in crowd.callers]
 
 
 def x_of(steps: int = 1) -> np.ndarray:
@@ -51,7 +51,8 @@ def test_a_stream_of_many_sequences_is_answered_as_by_one_worker(callers: list[O
         for name in names
     ]
     answers = callers[0].stream(messages)
-    assert len(answers) == len(messages) and not any(answer.error_message for answer in answers)
+    assert len(answers) == len(messages)
+    assert not any(answer.error_message for answer in answers)
     seen: dict[str, list[np.ndarray]] = {name: [] for name in names}
     for answer in answers:
         name, _, step = answer.infer_response.id.partition("/")

@@ -93,7 +93,8 @@ def test_a_message_for_several_workers_says_what_is_wrong_with_some(crowd: Crowd
     assert np.allclose(y[:, 1:], whole(here, [x[:, 2:]]), atol=1e-6)
     gru = there.create("gru")
     [reply] = here.stream([pb.StreamStepsRequest(session_ids=[mine, wide, gru], inputs=[pack("x", x)])])
-    assert {error.reason for error in reply.errors} == {"INVALID_REQUEST"} and len(reply.errors) == 3
+    assert {error.reason for error in reply.errors} == {"INVALID_REQUEST"}
+    assert len(reply.errors) == 3
     [reply] = here.stream([pb.StreamStepsRequest(session_ids=[mine, wide], inputs=[pack("x", x)])])
     assert {error.reason for error in reply.errors} == {"SHAPE_MISMATCH"}
 
@@ -126,7 +127,8 @@ def test_lists_and_counts_are_of_all_workers(crowd: Crowd) -> None:
             ids += [session.session_id for session in page.sessions]
             if not (token := page.next_page_token):
                 break
-        assert len(ids) == len(set(ids)) and len({session[:8] for session in ids}) >= 2
+        assert len(ids) == len(set(ids))
+        assert len({session[:8] for session in ids}) >= 2
         models = {model.name: model.session_count for model in caller.stub.ListModels(pb.ListModelsRequest()).models}
         assert models["lstm"] == len(ids)
         assert caller.stub.GetModel(pb.GetModelRequest(name="lstm")).model.session_count == len(ids)
