@@ -93,7 +93,7 @@ class Supervisor:
         roll = place.roll() if roll is None else roll.with_name(f"{roll.name}.{place.index}")
         config = replace(config, port=port, worker=place.index, sequence_roll=roll, **own)
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "statecell_server.workers.worker", stdin=-1, stdout=-1, start_new_session=True
+            sys.executable, "-m", "statecell_server.worker", stdin=-1, stdout=-1, start_new_session=True
         )
         self._processes[place.index] = process
         assert process.stdin is not None, "it is a pipe, and stays open as long as this process lives"

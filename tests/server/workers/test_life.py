@@ -1,5 +1,6 @@
 """Workers die, are replaced, and stop together."""
 
+import functools
 import os
 import signal
 import subprocess
@@ -54,12 +55,12 @@ def test_a_killed_worker_is_replaced_and_its_sessions_are_lost_and_no_others(pai
         for number in range(8):
             oip.infer("lstm", X, sequence_id=f"{round_}-{number}", sequence_start=True)
         os.kill(workers[0], signal.SIGKILL)
-        until(lambda old=workers: len(set(children(pair)) - set(old)) == 1, "no other worker is started")
+        until(functools.partial(_replaced, pair, workers), "no other worker is started")
         told = sorted(stepped(caller, session) for caller, session in ((here, theirs), (there, mine)))
         assert told == ["OK", "SESSION_LOST"]
         sequences = []
         for number in range(8):
-            until(lambda name=f"{round_}-{number}": _answers(pair.address, name), "the worker's place stays empty")
+            until(functools.partial(_answers, pair.address, f"{round_}-{number}"), "the worker's place stays empty")
             try:
                 oip.infer("lstm", X, sequence_id=f"{round_}-{number}")
                 sequences.append("OK")
@@ -69,6 +70,10 @@ def test_a_killed_worker_is_replaced_and_its_sessions_are_lost_and_no_others(pai
         crowd.close()
         workers = children(pair)
     assert pair.stop() == 0
+
+
+def _replaced(server: Server, before: list[int]) -> bool:
+    return len(set(children(server)) - set(before)) == 1
 
 
 def _answers(address: str, name: str) -> bool:

@@ -1,7 +1,5 @@
 """The Open Inference Protocol of a server with several workers."""
 
-from collections.abc import Iterator
-
 import grpc
 import numpy as np
 import pytest
@@ -15,7 +13,7 @@ RANDOM = np.random.default_rng(4)
 
 
 @pytest.fixture
-def callers(crew: Server, crowd: Crowd) -> Iterator[list[OipCaller]]:
+def callers(crew: Server, crowd: Crowd) -> list[OipCaller]:
     """On the connections of the crowd, which come to at least two workers."""
     return [OipCaller(crew.address, caller.channel) for caller in crowd.callers]
 

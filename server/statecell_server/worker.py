@@ -1,4 +1,4 @@
-"""The program that a supervisor starts: `python -m statecell_server.workers.worker`, told what to do on standard input."""
+"""The program that a supervisor starts: `python -m statecell_server.worker`, told what to do on standard input."""
 
 import logging
 import os
