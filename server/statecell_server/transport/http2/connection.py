@@ -41,8 +41,11 @@ class Connection(asyncio.Protocol):
     Belongs to the event loop.
     """
 
-    def __init__(self, shared: Shared, connections: "set[Connection]") -> None:
-        """`connections`: where this one is while it is open."""
+    def __init__(
+        self, shared: Shared, connections: "set[Connection]", arriving: set[asyncio.BaseProtocol] | None = None
+    ) -> None:
+        """`connections`: where this one is while it is open. `arriving`: where it is until then, if anywhere."""
+        self._arriving = arriving if arriving is not None else set()
         self._shared = shared
         self._limits = shared.limits
         self._connections = connections
@@ -66,10 +69,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        if len(self._connections) >= self._limits.connections:
-            self._closed = True
-            self._transport.abort()
-            return
+        self._arriving.discard(self)
         self._connections.add(self)
         self._out = Outflow(self._transport, self._shared.poll, self._held)
         calls: dict[int, Call] = {}
@@ -168,7 +168,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, _: Exception | None) -> None:
         if self not in self._connections:
-            return  # it was one too many
+            return  # its handshake has failed
         self._timer.cancel()
         self._closed = True
         self._connections.discard(self)

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import logging
 import resource
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -11,9 +10,10 @@ from typing import Any
 
 import grpc
 
+from statecell_server.transport.door import Door
 from statecell_server.transport.exchange import DirectHandler
 from statecell_server.transport.http2.call import Method
-from statecell_server.transport.http2.connection import FAREWELL_SECONDS, GREETING_SECONDS, Connection
+from statecell_server.transport.http2.connection import FAREWELL_SECONDS, Connection
 from statecell_server.transport.http2.memory import Memory
 from statecell_server.transport.http2.messages import Aborted
 from statecell_server.transport.http2.shared import Shared
@@ -27,8 +27,6 @@ BACKLOG = 4096
 LOOK_SECONDS = 5.0
 SPARE = 512
 """File descriptors for all that is no connection of this server, those of the HTTP port among it."""
-
-log = logging.getLogger(__name__)
 
 
 def _descriptors() -> int:
@@ -47,10 +45,10 @@ class Server:
     def __init__(self, limits: Limits, certificates: Certificates | None = None) -> None:
         """`certificates`: None: in clear text."""
         self._limits = limits
-        self._certificates = certificates
         self._handlers: dict[str, Method] = {}
         self._connections: set[Connection] = set()
-        self._full = False  # which was said
+        secure = certificates.context if certificates is not None else None
+        self._door = Door(self._connection, lambda: len(self._connections), "--max-connections", secure)
         self._looking: asyncio.Task[None] | None = None
 
     def add_generic_rpc_handlers(self, _: Iterable[grpc.GenericRpcHandler]) -> None:
@@ -70,14 +68,8 @@ class Server:
         """The port that it listens on: `port`, or a free one where that is 0. Raises OSError."""
         self._limits = replace(self._limits, connections=min(self._limits.connections, _descriptors() - SPARE))
         self._shared = Shared(self._handlers, self._limits)
-        loop = asyncio.get_running_loop()
-        self._looking = loop.create_task(self._look())
-        secure: dict[str, Any] = {}
-        if self._certificates is not None:
-            secure |= {"ssl": self._certificates.context, "ssl_handshake_timeout": GREETING_SECONDS}
-            secure |= {"ssl_shutdown_timeout": FAREWELL_SECONDS}
-        self._listener = await loop.create_server(self._connection, host, port, backlog=BACKLOG, **secure)
-        found: int = self._listener.sockets[0].getsockname()[1]
+        found = await self._door.listen(host, port, self._limits.connections, BACKLOG)
+        self._looking = asyncio.get_running_loop().create_task(self._look())
         return found
 
     @property
@@ -87,8 +79,8 @@ class Server:
 
     @property
     def connections(self) -> int:
-        """That are open."""
-        return len(self._connections)
+        """That are open, those whose TLS handshake has not ended among them."""
+        return self._door.open
 
     @property
     def closed(self) -> Mapping[str, int]:
@@ -96,23 +88,19 @@ class Server:
         return self._shared.complaints.closed
 
     def _connection(self) -> Connection:
-        if len(self._connections) >= self._limits.connections and not self._full:
-            self._full = True
-            log.warning("%d connections are open, more are closed at once (--max-connections)", len(self._connections))
-        return Connection(self._shared, self._connections)
+        return Connection(self._shared, self._connections, self._door.arriving)
 
     async def _look(self) -> None:
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             now = time.monotonic()
-            self._full = False
             self._shared.complaints.look()
             for connection in list(self._connections):
                 connection.look(now)
 
     async def stop(self, grace: float) -> None:
         """No more calls; those that there are have `grace` seconds, and connections a little longer to close."""
-        self._listener.close()
+        self._door.close()
         if self._looking is not None:
             self._looking.cancel()
         for connection in list(self._connections):
@@ -123,6 +111,7 @@ class Server:
             for call in list(connection.calls):
                 call.cancel(stopped)
         await self._until(lambda: not self._connections, FAREWELL_SECONDS)
+        await self._door.wait_closed()
 
     @staticmethod
     async def _until(true: Callable[[], bool], seconds: float) -> None:
