@@ -118,7 +118,8 @@ def test_stopping_waits_for_no_handshake(serve: Serve, lstm_only: Path, files: F
 def test_without_descriptors_it_pauses_says_so_once_and_goes_on(
     few: Front, files: Files, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    real, tried = socket.socket.accept, []
+    real = socket.socket.accept
+    tried: list[float] = []
 
     def accept(listener: socket.socket) -> tuple[socket.socket, object]:
         if len(tried) < 3:
