@@ -104,10 +104,10 @@ def test_one_that_is_done_is_counted_once(few: Front, files: Files) -> None:
     until(lambda: few.server.connections == 0)
 
 
-@pytest.mark.parametrize("flag", [[], ["--http-port", "0"]])
+@pytest.mark.parametrize("flag", [["--drain-seconds", "1"], ["--drain-seconds", "9"]])
 def test_stopping_waits_for_no_handshake(serve: Serve, lstm_only: Path, files: Files, flag: list[str]) -> None:
     flags = ["--tls-cert", str(files.cert), "--tls-key", str(files.key), *flag]
-    with serve(*flags, models=lstm_only) as server, silent(server.http or server.address, 5, b"\x16") as connections:
+    with serve(*flags, models=lstm_only) as server, silent(server.address, 5, b"\x16") as connections:
         time.sleep(0.3)
         began = time.monotonic()
         assert server.stop() == 0
@@ -141,21 +141,20 @@ def test_clients_of_a_tls_server_go_on_beside_them_and_its_log_says_one_line(
     serve: Serve, lstm_only: Path, files: Files, tmp_path: Path
 ) -> None:
     log = tmp_path / "log"
-    flags = ["--tls-cert", str(files.cert), "--tls-key", str(files.key), "--max-connections", "4", "--http-port", "0"]
+    flags = ["--tls-cert", str(files.cert), "--tls-key", str(files.key), "--max-connections", "4"]
     with log.open("w") as stderr, serve(*flags, models=lstm_only, stderr=stderr) as server:
         address = server.address.replace("127.0.0.1", "localhost")
         x = np.ones((1, 10), np.float32)
         with Client(address, tls=Tls(ca=files.ca)) as client, client.session("lstm") as session:
             first = session.step(x)
-            with silent(server.address, 30, b"\x16\x03\x01") as grpc, silent(server.http, 300, b"") as http:
+            with silent(server.address, 30, b"\x16\x03\x01") as grpc:
                 assert closed(grpc) >= 26
-                assert closed(http) == 300 - 256
                 assert not np.array_equal(session.step(x), first)
                 with silent(server.address, 1, b"") as more:
                     assert closed(more) == 1
             until(lambda: _answers(address, files))
         assert server.stop() == 0
-    assert len(re.findall("more are closed at once", log.read_text())) == 2, log.read_text()
+    assert len(re.findall("more are closed at once", log.read_text())) == 1, log.read_text()
 
 
 def _answers(address: str, files: Files) -> bool:

@@ -5,6 +5,8 @@ import asyncio
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+MOST = 256
+"""Connections at once; one more is closed as it comes. All of them are fewer than the descriptors that gRPC leaves free."""
 REQUEST_SECONDS = 60.0
 """In which a request must have come whole, and in which a client must take something of its answer."""
 
@@ -12,14 +14,12 @@ REQUEST_SECONDS = 60.0
 class Connection(H11Protocol):
     """What a client does slowly costs a file descriptor for a minute, and nobody else anything."""
 
-    arriving: set[asyncio.BaseProtocol]
-    """Where it is until it is made."""
-
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        self.arriving.discard(self)
         self._since = self.loop.time()  # when what is awaited was first awaited
         self._deaf_since: float | None = None
         super().connection_made(transport)
+        if len(self.connections) > MOST:
+            transport.abort()
 
     def data_received(self, data: bytes) -> None:
         if self.conn.their_state is h11.IDLE and not self.conn.trailing_data[0]:  # a request begins

@@ -2,20 +2,18 @@
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import Iterator
 
 import uvicorn
 from starlette.types import ASGIApp
 
-from statecell_server.transport.door import Door
 from statecell_server.transport.http1.connection import REQUEST_SECONDS, Connection
 from statecell_server.transport.limits import Limits
 from statecell_server.transport.tls import Certificates
 
 LOOK_SECONDS = 5.0
 BACKLOG = 128
-MOST = 256
-"""Connections at once; one more is closed as it comes. All of them are fewer than the descriptors that gRPC leaves free."""
 
 
 class _Server(uvicorn.Server):
@@ -42,40 +40,29 @@ class HttpServer:
             access_log=False,
             proxy_headers=False,
             server_header=False,
+            backlog=BACKLOG,
             timeout_keep_alive=int(REQUEST_SECONDS),
             h11_max_incomplete_event_size=limits.metadata,
+            ssl_context_factory=None if certificates is None else lambda *_: certificates.context,
         )
         self._server = _Server(config)
-        secure = certificates.context if certificates is not None else None
-        there = self._server.server_state.connections
-        self._door = Door(self._connection, lambda: len(there), "the most on the HTTP port", secure)
-
-    def _connection(self) -> Connection:
-        server = self._server
-        made = Connection(server.config, server.server_state, server.lifespan.state)
-        made.arriving = self._door.arriving
-        return made
 
     @property
     def connections(self) -> int:
-        """That are open, those whose TLS handshake has not ended among them."""
-        return self._door.open
+        """That are open."""
+        return len(self._server.server_state.connections)
 
     async def listen(self, host: str, port: int) -> int:
         """The port that it listens on: `port`, or a free one where that is 0. Raises OSError."""
+        sockets = await _bound(host, port)
         loop = asyncio.get_running_loop()
-        self._serving = loop.create_task(self._server.serve(sockets=[]))  # the door is ours
+        self._serving = loop.create_task(self._server.serve(sockets=sockets))
+        self._looking = loop.create_task(self._look())
         while not self._server.started and not self._serving.done():
             await asyncio.sleep(0.01)
         if self._serving.done():
             self._serving.result()
-        try:
-            found = await self._door.listen(host, port, MOST, BACKLOG)
-        except BaseException:
-            self._server.should_exit = True
-            await asyncio.wait([self._serving])
-            raise
-        self._looking = loop.create_task(self._look())
+        found: int = sockets[0].getsockname()[1]
         return found
 
     async def _look(self) -> None:
@@ -88,11 +75,34 @@ class HttpServer:
 
     async def stop(self, grace: float) -> None:
         """No more requests; those that there are have `grace` seconds."""
-        self._door.close()
         self._server.config.timeout_graceful_shutdown = max(1, int(grace))
         self._server.should_exit = True
         await asyncio.wait([self._serving], timeout=grace + 2)
         self._looking.cancel()
         for connection in list(self._server.server_state.connections):
             connection.transport.abort()
-        await self._door.wait_closed()
+
+
+async def _bound(host: str, port: int) -> list[socket.socket]:
+    """One for each address of the host, all with the same port. Raises OSError."""
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    sockets: list[socket.socket] = []
+    try:
+        for family, kind, protocol, _, address in dict.fromkeys(found):
+            try:
+                listener = socket.socket(family, kind, protocol)
+            except OSError:  # a family of addresses that this machine does not have
+                continue
+            sockets.append(listener)
+            listener.setblocking(False)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            listener.bind((address[0], port, *address[2:]))
+            port = listener.getsockname()[1]
+    except BaseException:
+        for listener in sockets:
+            listener.close()
+        raise
+    return sockets

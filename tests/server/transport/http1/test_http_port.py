@@ -123,7 +123,7 @@ async def test_what_follows_a_request_of_two_lengths_is_not_read_as_another(head
 
 
 async def test_one_connection_more_than_the_most_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_module, "MOST", 3)
+    monkeypatch.setattr(connection_module, "MOST", 3)
     async with listening() as port:
         others = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
         for reader, writer in others:
