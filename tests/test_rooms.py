@@ -12,7 +12,7 @@ PACKAGES = {
     "server": ROOT / "server/statecell_server",
     "client": ROOT / "clients/python/statecell_client",
 }
-LEAVES = {"errors", "config", "device", "__init__"}
+LEAVES = {"errors", "config", "device", "options", "__init__"}
 """Files of the server beside its rooms that every room may import."""
 ROOMS: dict[str, set[str]] = {
     "arena": set(),

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -39,6 +40,22 @@ CERTIFICATE_SECONDS = 5.0
 """Between two looks at the certificate's files."""
 STORE = "statecell.store"
 """What grpc.health.v1 is asked for to know whether durable sessions are served."""
+
+
+def _password(path: Path | None) -> str | None:
+    """The file's, without the newline at its end. Raises ConfigError, which says nothing of what is in it."""
+    if path is None:
+        return None
+    try:
+        password = path.read_text().removesuffix("\n").removesuffix("\r")
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no UTF-8"
+        raise ConfigError(f"--store-password-file {path} cannot be read: {why}; expected the password alone") from None
+    if not password or "\n" in password or len(password) > 4096:
+        raise ConfigError(
+            f"--store-password-file {path} is empty, or more than one line of 4096 characters; expected the password"
+        )
+    return password
 
 
 class App:
@@ -88,13 +105,14 @@ class App:
         if not config.store:
             return None
         if config.store == "memory":
-            return CircuitBreaker(MemoryStore(config.session_ttl), self._changed)
+            return CircuitBreaker(MemoryStore(config.longest_ttl), self._changed)
         try:
             from statecell_server.durability.valkey_store import ValkeyStore
         except ImportError as error:
             raise ConfigError("--store valkey://... needs valkey-py: pip install 'statecell-server[valkey]'") from error
+        password = _password(config.store_password_file)
         try:
-            store = ValkeyStore(config.store, ttl=config.session_ttl, timeout=config.store_timeout)
+            store = ValkeyStore(config.store, ttl=config.longest_ttl, timeout=config.store_timeout, password=password)
         except (ValueError, TypeError, AttributeError):
             # Nothing of what it says: there may be a piece of the password in it.
             shown = without_secrets(config.store)

@@ -68,7 +68,7 @@ class Runner:
         )
         self.replies = Replies(self.spec.outputs)
         self.max_answer = config.max_message
-        self.home = Home(name, version, self.replies)
+        self.home = Home(name, version, self.replies, config.session_ttl)
         self.sessions = Residents(sessions, self.home)
         self.capacity = self.arena.budget + config.spill_memory // max(self.arena.row_bytes, 1)
         executor = Executor(runtime, self.arena, self.replies, self.sharing.min_batch)

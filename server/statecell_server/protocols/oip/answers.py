@@ -55,7 +55,7 @@ class Answers:
         self._engine = engine
         self._config = config
         try:
-            self._log = SequenceLog(config.sequence_roll, config.session_ttl)
+            self._log = SequenceLog(config.sequence_roll, config.longest_ttl)
         except OSError as error:
             raise ConfigError(f"--sequence-roll {config.sequence_roll} cannot be written: {error.strerror}") from error
         except DamagedLog as error:
@@ -91,7 +91,8 @@ class Answers:
 
     async def model_config(self, request: pb.ModelConfigRequest) -> pb.ModelConfigResponse:
         runner = self._engine.models.get(request.name, request.version)
-        return pb.ModelConfigResponse(config=write_config(runner, self._config.max_batch, self._config.session_ttl))
+        config = self._config.of(runner.name)
+        return pb.ModelConfigResponse(config=write_config(runner, config.max_batch, config.session_ttl))
 
     async def infer(self, request: pb.ModelInferRequest, into: pb.ModelInferResponse | None = None) -> pb.ModelInferResponse:
         """ModelInfer without its transport; `into`: an answer that is in its message already. Raises StatecellError."""
