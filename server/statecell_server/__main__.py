@@ -16,6 +16,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from statecell_server import logs
 from statecell_server.config import OPTIONS, Config, ConfigError
 from statecell_server.options import YES, Option
 from statecell_server.settings import CONFIG, STARTS, read
@@ -86,24 +87,26 @@ def serve(**flags: Any) -> None:
     if flags["print_config"]:
         print(settings.shown())
         return
-    logging.basicConfig(level=config.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logs.begin(config.log_level, config.log_format)
     for note in settings.notes:
         log.warning("%s", note)
-    _run(config)
+    _run(config, settings.summary())
 
 
 serve.__signature__ = inspect.Signature(_parameters())  # type: ignore[attr-defined]
 app.command()(serve)
 
 
-def _run(config: Config) -> None:
+def _run(config: Config, said: str) -> None:
     from statecell_server.app import App
     from statecell_server.engine.attempt import unfinished
     from statecell_server.runtimes.runtime import DeviceLost, LoadError
     from statecell_server.transport.address import AddressError
 
     async def serve() -> None:
-        await App(config).run()
+        made = App(config)
+        log.info("statecell-server %s: %s", version_of("statecell-server"), said)
+        await made.run()
 
     try:
         with asyncio.Runner(loop_factory=event_loop()) as runner:

@@ -21,11 +21,13 @@ from statecell_server.engine.engine import Engine
 from statecell_server.protocols.oip.service import GRPCInferenceService
 from statecell_server.protocols.v1.service import InferenceService
 from statecell_server.runtimes.runtime import DeviceLost
+from statecell_server.telemetry.access_log import access_log
 from statecell_server.transport import address
 from statecell_server.transport.grpcio_server import GrpcioServer
 from statecell_server.transport.http2.server import Server
 from statecell_server.transport.limits import Limits
 from statecell_server.transport.tls import Certificates, TlsError, TlsFiles
+from statecell_server.transport.watch import together
 
 if TYPE_CHECKING:
     from statecell_server.transport.http1.server import HttpServer
@@ -69,6 +71,7 @@ class App:
             self._check_http(config.host, config.http_port)
         self._certificates = self._read_certificates(config, "h2")
         self._http_certificates = self._read_certificates(config, "http/1.1") if config.http_port is not None else None
+        self._watch = together([access_log] if config.access_log else [])
         self._store = self._store_behind(config)
         self._engine = Engine(config, self._store, self._changed, self._lose)
         self._service = InferenceService(self._engine)
@@ -153,6 +156,7 @@ class App:
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000)
+        log.info("models: %s", ", ".join(f"{runner.name}/{runner.version}" for runner in self._engine.models))
         self._announce(port)
         if http is not None:
             self._announce(http[1], "HTTP on")
@@ -180,6 +184,7 @@ class App:
             server,
             lambda: self._ready,
             self._http_certificates,
+            self._watch,
         )
         try:
             return http, await http.listen(self._config.host, self._config.http_port)
@@ -209,7 +214,7 @@ class App:
         )
 
     def _server(self) -> Server | GrpcioServer:
-        server = (Server if self._config.front == "http2" else GrpcioServer)(self._limits(), self._certificates)
+        server = (Server if self._config.front == "http2" else GrpcioServer)(self._limits(), self._certificates, self._watch)
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(self._service, server)
         server.add_direct_handlers(SERVICES[0], self._service.direct)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)

@@ -12,6 +12,7 @@ from statecell_server.options import (
     DURABILITY,
     FILE,
     LEVEL,
+    YES,
     Option,
     choice,
     option,
@@ -153,6 +154,8 @@ class Config:
         "What speaks gRPC: http2 (ours, a fraction of the cost of a call) or grpcio (the library's C core).",
     )
     log_level: str = option("INFO", LEVEL, "DEBUG, INFO, WARNING or ERROR.")
+    log_format: str = option("text", choice("text", "json"), "text, or json: an object a line.")
+    access_log: bool = option(False, YES, "A line of the log for each call: what, how it ended, how long it took, from where.")
     for_models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """By model: the fields that are not as for all others. Options with `per_model` only."""
 

@@ -58,6 +58,13 @@ class Settings:
         else:
             self.say(one, said, label, source)
 
+    def summary(self) -> str:
+        """What is not the default, in one line. No secrets."""
+        said = [key for key, (value, source) in self.values.items() if source != "default" and value is not None]
+        lines = [self._line(model, name, OPTIONS[name]).rpartition("  # ")[0] for model, name in said]
+        models = [f"models.{model}." if model else "" for model, _ in said]
+        return ", ".join(map("".join, zip(models, lines, strict=True))) or "all settings are defaults"
+
     def shown(self) -> str:
         """As a settings file, with what said each value. No secrets."""
         lines = [f"# statecell-server {version_of('statecell-server')}", ""]

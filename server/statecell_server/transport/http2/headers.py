@@ -45,6 +45,8 @@ class Request(NamedTuple):
     encoding: str
     size: int  # bytes of all of them, as RFC 9113, section 10.5.1, counts them
     length: int | None  # bytes of all DATA that will come, where it is said
+    request_id: str = ""
+    traceparent: str = ""
 
 
 class _Table(HeaderTable):
@@ -151,6 +153,8 @@ def _request(headers: Iterable[tuple[str, str]]) -> Request:
         found.get("grpc-encoding", "identity"),
         total,
         _length(found["content-length"]) if "content-length" in found else None,
+        found.get("x-request-id", ""),
+        found.get("traceparent", ""),
     )
 
 
