@@ -26,7 +26,7 @@ $(STAMP): requirements-dev.txt protos/pyproject.toml export/pyproject.toml serve
 	@PYTHON="$(PYTHON)" .ci/venv
 	@echo "installing statecell, PyTorch, ONNX Runtime and the tools into .venv; this takes minutes the first time"
 	$(BIN)/pip install $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -r requirements-dev.txt \
-	  -e ./protos -e "./clients/python[cli]" -e "./server[cpu,uvloop,valkey,http]" -e ./export
+	  -e ./protos -e "./clients/python[cli]" -e "./server[cpu,uvloop,valkey,http,otel]" -e ./export
 	@echo "$(CURDIR)" > $@
 
 venv-gpu:  ## Install the server with onnxruntime-gpu, without CUDA's libraries, into .venv-gpu: tests see it refuse

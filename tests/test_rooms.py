@@ -120,6 +120,7 @@ def test_only_protocols_and_transport_know_grpc_and_protobuf() -> None:
         ("onnxruntime", "runtimes.ort_session"),
         ("torch", "runtimes.torchscript"),
         ("valkey", "durability.valkey_store"),
+        ("opentelemetry", "telemetry.traces"),
     ],
 )
 def test_one_file_knows_a_library(library: str, module: str) -> None:

@@ -5,6 +5,7 @@ import gc
 import logging
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from statecell.oip import inference_pb2_grpc as oip_pb2_grpc
 from statecell.v1 import inference_pb2_grpc
 
+from statecell_server import __version__
 from statecell_server.config import Config, ConfigError, without_secrets
 from statecell_server.durability.circuit_breaker import CircuitBreaker
 from statecell_server.durability.store import MemoryStore
@@ -27,9 +29,10 @@ from statecell_server.transport.grpcio_server import GrpcioServer
 from statecell_server.transport.http2.server import Server
 from statecell_server.transport.limits import Limits
 from statecell_server.transport.tls import Certificates, TlsError, TlsFiles
-from statecell_server.transport.watch import together
+from statecell_server.transport.watch import Watch, together
 
 if TYPE_CHECKING:
+    from statecell_server.telemetry.traces import Traces
     from statecell_server.transport.http1.server import HttpServer
 
 SERVICES = ("statecell.v1.InferenceService", "inference.GRPCInferenceService")
@@ -40,6 +43,9 @@ EVERYWHERE = ("", "0.0.0.0", "::")
 LINGER_SECONDS = 0.25
 CERTIFICATE_SECONDS = 5.0
 """Between two looks at the certificate's files."""
+TRACES_SECONDS = 2.0
+"""At the end, for what a collector is still to get."""
+OTLP_VARIABLES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 STORE = "statecell.store"
 """What grpc.health.v1 is asked for to know whether durable sessions are served."""
 
@@ -71,7 +77,9 @@ class App:
             self._check_http(config.host, config.http_port)
         self._certificates = self._read_certificates(config, "h2")
         self._http_certificates = self._read_certificates(config, "http/1.1") if config.http_port is not None else None
-        self._watch = together([access_log] if config.access_log else [])
+        self._traces = self._traces_to(config.otlp_endpoint)
+        watches: list[Watch] = [access_log] if config.access_log else []
+        self._watch = together(watches + ([self._traces] if self._traces is not None else []))
         self._store = self._store_behind(config)
         self._engine = Engine(config, self._store, self._changed, self._lose)
         self._service = InferenceService(self._engine)
@@ -93,6 +101,21 @@ class App:
             raise ConfigError(
                 "--http-port needs Starlette, uvicorn and prometheus-client: pip install 'statecell-server[http]'"
             ) from error
+
+    @staticmethod
+    def _traces_to(endpoint: str | None) -> "Traces | None":
+        """None where nobody asks for them. Raises ConfigError."""
+        if endpoint is None and not any(map(os.environ.get, OTLP_VARIABLES)):
+            return None
+        try:
+            from statecell_server.telemetry.traces import Traces
+        except ImportError as error:
+            missing = "traces need OpenTelemetry: pip install 'statecell-server[otel]'"
+            if endpoint is not None:
+                raise ConfigError(f"--otlp-endpoint: {missing}") from error
+            log.warning("the environment asks for traces (OTEL_EXPORTER_OTLP_ENDPOINT), there will be none: %s", missing)
+            return None
+        return Traces(__version__, endpoint)
 
     @staticmethod
     def _read_certificates(config: Config, protocol: str) -> Certificates | None:
@@ -166,6 +189,10 @@ class App:
             task.cancel()
         if self._store is not None:
             await self._store.close()
+        if self._traces is not None:
+            closing = threading.Thread(target=self._traces.close, daemon=True)  # the collector may not answer
+            closing.start()
+            await asyncio.to_thread(closing.join, TRACES_SECONDS)
         if self._lost:
             raise DeviceLost(self._lost)
 

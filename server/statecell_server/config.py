@@ -20,6 +20,7 @@ from statecell_server.options import (
     shown,
     size,
     text,
+    url,
     whole,
 )
 
@@ -156,6 +157,11 @@ class Config:
     log_level: str = option("INFO", LEVEL, "DEBUG, INFO, WARNING or ERROR.")
     log_format: str = option("text", choice("text", "json"), "text, or json: an object a line.")
     access_log: bool = option(False, YES, "A line of the log for each call: what, how it ended, how long it took, from where.")
+    otlp_endpoint: str | None = option(
+        None,
+        url("http", "https"),
+        "Collector that gets a span for each call, over gRPC, such as http://localhost:4317. [default: OTEL_* variables]",
+    )
     for_models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """By model: the fields that are not as for all others. Options with `per_model` only."""
 

@@ -163,6 +163,12 @@ def text(metavar: str, expected: str = "a string") -> Kind:
     return Kind(metavar, expected, _string)
 
 
+def url(*schemes: str) -> Kind:
+    expected = f"{' or '.join(f'{scheme}://HOST:PORT' for scheme in schemes)}, without a user or password"
+    pattern = rf"(?:{'|'.join(schemes)})://(?:[\w.-]+|\[[0-9a-fA-F:.]+\])(?::[0-9]{{1,5}})?/?"
+    return Kind("URL", expected, _string, fits=lambda said: re.fullmatch(pattern, said) is not None)
+
+
 def whole(least: int, most: int, expected: str = "") -> Kind:
     return Kind("INTEGER", expected or f"a whole number of {least} to {most}", _whole, fits=lambda n: least <= n <= most)
 
