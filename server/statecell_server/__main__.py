@@ -21,7 +21,7 @@ from statecell_server.config import OPTIONS, Config, ConfigError
 from statecell_server.options import YES, Option
 from statecell_server.settings import CONFIG, STARTS, read
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("statecell_server")
 
 # Without rich's markup: what stands in brackets is meant as it is written.
 app = typer.Typer(

@@ -45,7 +45,6 @@ CERTIFICATE_SECONDS = 5.0
 """Between two looks at the certificate's files."""
 TRACES_SECONDS = 2.0
 """At the end, for what a collector is still to get."""
-OTLP_VARIABLES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 STORE = "statecell.store"
 """What grpc.health.v1 is asked for to know whether durable sessions are served."""
 
@@ -77,7 +76,7 @@ class App:
             self._check_http(config.host, config.http_port)
         self._certificates = self._read_certificates(config, "h2")
         self._http_certificates = self._read_certificates(config, "http/1.1") if config.http_port is not None else None
-        self._traces = self._traces_to(config.otlp_endpoint)
+        self._traces = self._traces_to(config.otlp_endpoint) if config.traced else None
         watches: list[Watch] = [access_log] if config.access_log else []
         self._watch = together(watches + ([self._traces] if self._traces is not None else []))
         self._store = self._store_behind(config)
@@ -104,9 +103,7 @@ class App:
 
     @staticmethod
     def _traces_to(endpoint: str | None) -> "Traces | None":
-        """None where nobody asks for them. Raises ConfigError."""
-        if endpoint is None and not any(map(os.environ.get, OTLP_VARIABLES)):
-            return None
+        """None where the environment asks for what is not installed. Raises ConfigError."""
         try:
             from statecell_server.telemetry.traces import Traces
         except ImportError as error:

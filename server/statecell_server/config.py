@@ -1,5 +1,6 @@
 """What the server was told at start; validated once, changed by nobody. Each option is said here, and nowhere else."""
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -26,6 +27,7 @@ from statecell_server.options import (
 
 STORES = ("valkey://", "valkeys://", "redis://", "rediss://", "unix://")
 
+OTLP_VARIABLES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 _DAY = 86_400.0
 _MOST = 1 << 50
 
@@ -149,6 +151,18 @@ class Config:
         "rows), share (give up equality to the last bit), or auto: pad on a GPU, else alone.",
         per_model=True,
     )
+    non_finite: str = option(
+        "refuse",
+        choice("refuse", "allow"),
+        "NaN and infinity in inputs and states: refuse, or allow: they go through the model, and stay in that session's state.",
+        per_model=True,
+    )
+    sequence_start: str = option(
+        "refuse",
+        choice("refuse", "restart"),
+        "sequence_start on a live sequence of the Open Inference Protocol: refuse, or restart, as Triton does.",
+        per_model=True,
+    )
     front: str = option(
         "http2",
         choice("http2", "grpcio"),
@@ -171,9 +185,18 @@ class Config:
         return self if own is None else replace(self, for_models={}, **own)
 
     @property
+    def traced(self) -> bool:
+        """Whether calls are to be spans: by --otlp-endpoint or OpenTelemetry's own variables."""
+        return self.otlp_endpoint is not None or any(map(os.environ.get, OTLP_VARIABLES))
+
+    def one(self, name: str, model: str) -> Any:
+        """The field `name` as a model has it."""
+        return self.for_models.get(model, {}).get(name, getattr(self, name))
+
+    @property
     def longest_ttl(self) -> float:
         """Seconds: of the models' and the server's `session_ttl`."""
-        return max([self.session_ttl, *(self.of(model).session_ttl for model in self.for_models)])
+        return max([self.session_ttl, *(float(self.one("session_ttl", model)) for model in self.for_models)])
 
     def __post_init__(self) -> None:
         if not self.models.is_dir():

@@ -1,6 +1,7 @@
 """Streams: the book of a connection's streams (RFC 9113, section 5): a Call for each that is open."""
 
 import asyncio
+import re
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 
@@ -33,6 +34,7 @@ MOST_LEFT = 10_000
 CANCELLED_A_TURN = 64
 """Calls whose client is gone that are cancelled in one turn of the loop: it may have had thousands."""
 
+_GRPC = re.compile(r"application/grpc(?:$|[+; ])")
 _EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
 _GONE = Aborted(grpc.StatusCode.CANCELLED, "the client is gone")
 
@@ -141,8 +143,8 @@ class Streams:
             why = "RESOURCE_EXHAUSTED"
         elif request.method != "POST":
             refusal, why = not_grpc(405), "405"
-        elif not request.content_type.startswith("application/grpc"):
-            refusal, why = not_grpc(415), "415"
+        elif _GRPC.match(request.content_type) is None:
+            refusal, why = not_grpc(415, request.content_type), "415"
         elif method is None:
             code = grpc.StatusCode.UNIMPLEMENTED.value[0]
             refusal, why = trailers(code, f"there is no {request.path}", alone=True), "UNIMPLEMENTED"
