@@ -99,7 +99,7 @@ wheels: $(STAMP)  ## Build wheels and sdists of the four packages into dist/, an
 	  $(BIN)/python -m build --no-isolation --outdir "$(DIST)" $$package || exit 1; done
 	$(BIN)/python -m twine check --strict "$(DIST)"/*
 
-outside: $(STAMP)  ## Install other people's programs, for the tests that use them (tritonclient, perf_analyzer, buf, libraries of recurrent models)
+outside: $(STAMP)  ## Install other people's programs, for the tests that use them (tritonclient, perf_analyzer, kserve, buf, libraries of recurrent models)
 	PYTHON=$(PYTHON) .ci/outside
 
 # Everything, with onnxruntime-gpu in the place of onnxruntime, which the exporter asks for: the two must never be in one environment.
