@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -26,8 +26,15 @@ class _Server(uvicorn.Server):
 class HttpServer:
     """Serves an ASGI application beside the gRPC server."""
 
-    def __init__(self, app: ASGIApp, limits: Limits, certificates: Certificates | None = None) -> None:
-        """Of the limits, those of a request's headers. `certificates`: None: in clear text."""
+    def __init__(
+        self,
+        app: ASGIApp,
+        limits: Limits,
+        certificates: Certificates | None = None,
+        beside: Callable[[], Coroutine[None, None, None]] | None = None,
+    ) -> None:
+        """Of the limits, those of a request's headers. `certificates`: None: in clear text. `beside`: runs while it listens."""
+        self._beside = beside
         config = uvicorn.Config(
             app,
             http=Connection,
@@ -62,6 +69,7 @@ class HttpServer:
             await asyncio.sleep(0.01)
         if self._serving.done():
             self._serving.result()
+        self._running = None if self._beside is None else loop.create_task(self._beside())
         found: int = sockets[0].getsockname()[1]
         return found
 
@@ -79,6 +87,8 @@ class HttpServer:
         self._server.should_exit = True
         await asyncio.wait([self._serving], timeout=grace + 2)
         self._looking.cancel()
+        if self._running is not None:
+            self._running.cancel()
         for connection in list(self._server.server_state.connections):
             connection.transport.abort()
 
