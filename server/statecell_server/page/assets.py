@@ -1,5 +1,6 @@
 """Assets: the page's own files, from the package, with the headers that a browser holds the page to."""
 
+from collections.abc import Awaitable, Callable
 from importlib.resources import files
 
 from starlette.requests import Request
@@ -32,7 +33,7 @@ def assets() -> list[Route]:
     return [Route(path, _giving(*content), methods=["GET"]) for path, content in sorted(found.items())]
 
 
-def _giving(content: bytes, kind: str):  # type: ignore[no-untyped-def]
+def _giving(content: bytes, kind: str) -> Callable[[Request], Awaitable[Response]]:
     async def give(_: Request) -> Response:
         return Response(content, headers={**HEADERS, "Content-Type": kind})
 

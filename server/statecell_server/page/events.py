@@ -1,9 +1,8 @@
 """Server-sent events, so few of them that a step does not notice: nothing waits here for a reader."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
-from collections.abc import Iterator
 from typing import Any
 
 from starlette.responses import StreamingResponse

@@ -1,6 +1,7 @@
 """History: what each model did in each of the last seconds, in rings of one size."""
 
 import asyncio
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -10,6 +11,8 @@ import numpy as np
 from statecell.tensor import Array
 
 from statecell_server.batching.runner import Runner
+
+log = logging.getLogger(__name__)
 
 SECONDS = 300
 """That are kept, one point each."""
@@ -131,7 +134,10 @@ class History:
         while True:
             await asyncio.sleep(1.0)
             now = loop.time()
-            self.look(now - last)
+            try:
+                self.look(now - last)
+            except Exception:
+                log.exception("a look at the models' counters failed; the next one is in a second")
             last = now
 
 

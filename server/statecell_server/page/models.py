@@ -15,7 +15,7 @@ MOST_REPORT = 1 << 20
 
 def line(runner: Runner) -> dict[str, Any]:
     """What the list of models has of it."""
-    return {"name": runner.name, "version": runner.version, "streamable": runner.spec.streamable}
+    return {"name": runner.name, "version": runner.version, "streamable": runner.spec.streamable, "sessions": len(runner.sessions)}
 
 
 def describe(runner: Runner) -> dict[str, Any]:

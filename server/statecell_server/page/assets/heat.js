@@ -48,15 +48,15 @@ class Heat {
     for (const canvas of [this.now, this.past]) canvas.setAttribute("role", "img");
     this.now.addEventListener("pointermove", (event) => this.point(event.offsetX, event.offsetY));
     this.now.addEventListener("pointerleave", () => this.describe());
-    this.figure.append(this.caption, element("h3", "now", "soft"), this.now, element("h3", "the looks before, the newest on the right", "soft"), this.past);
+    this.figure.append(this.caption, element("h3", "now", "soft"), this.now, element("h3", "as it came there, a column a look, the newest on the right", "soft"), this.past);
   }
 
   take(state) {
     this.state = state;
     this.numbers = new Float32Array(bytes(state.data));
-    this.most = Math.max(this.most, ...this.numbers.map(Math.abs).filter(Number.isFinite));
     this.looks.push(this.numbers);
     if (this.looks.length > LOOKS) this.looks.shift();
+    this.most = this.looks.reduce((most, numbers) => numbers.reduce((m, x) => (Math.abs(x) > m ? Math.abs(x) : m), most), 0);
     this.draw();
   }
 
@@ -96,15 +96,15 @@ class Heat {
 
   drawPast(width, palette, most) {
     const every = Math.ceil(this.numbers.length / STRIPES), stripes = Math.ceil(this.numbers.length / every);
-    const height = Math.max(48, Math.min(160, stripes * 3));
-    const image = new ImageData(LOOKS, stripes);
+    const height = Math.max(48, Math.min(160, stripes * 3)), shown = Math.max(this.looks.length, 20);
+    const image = new ImageData(shown, stripes);
     this.looks.forEach((numbers, look) => {
-      const column = LOOKS - this.looks.length + look;
+      const column = shown - this.looks.length + look;
       for (let stripe = 0; stripe < stripes; stripe += 1) {
-        image.data.set(palette.of(numbers[stripe * every] / most), 4 * (stripe * LOOKS + column));
+        image.data.set(palette.of(numbers[stripe * every] / most), 4 * (stripe * shown + column));
       }
     });
-    const small = new OffscreenCanvas(LOOKS, stripes);
+    const small = new OffscreenCanvas(shown, stripes);
     small.getContext("2d").putImageData(image, 0, 0);
     const pen = sized(this.past, width, height);
     pen.imageSmoothingEnabled = false;

@@ -46,7 +46,7 @@ async function begin() {
     return item;
   }));
   const still = found.models.find((model) => page.chosen && key(model.name, model.version) === key(...page.chosen));
-  const first = still ?? found.models[0];
+  const first = still ?? found.models.toSorted((a, b) => b.sessions - a.sessions)[0];
   if (first) await choose(first.name, first.version);
   else byId("name").textContent = "No model is served";
 }
@@ -140,7 +140,8 @@ async function sessions() {
 
 function draw() {
   const at = page.figures, last = page.points.at(-1);
-  for (const plot of plots) plot.draw(page.points, page.span);
+  const age = last ? last[0] - page.points[0][0] : 0;
+  for (const plot of plots) plot.draw(page.points, Math.min(page.span, 60 * Math.max(1, Math.ceil(age / 60))));
   if (!last) return;
   pairs(byId("tiles"), [
     ["steps a second", number(last[at.steps]), last[at.failed] ? `${number(last[at.failed])} failed` : ""],
@@ -181,11 +182,11 @@ function tick(content) {
 }
 
 async function live() {
-  while (!document.hidden) {
-    page.live = new AbortController();
+  const control = (page.live = new AbortController());
+  while (!control.signal.aborted) {
     try {
       await begin();
-      await follow("live", {}, page.live.signal, (_, content) => tick(content));
+      await follow("live", {}, control.signal, (_, content) => tick(content));
       status("stopped", "bad");
     } catch (error) {
       if (error.name === "AbortError") return;

@@ -25,7 +25,7 @@ export class Plot {
     this.canvas.addEventListener("pointerleave", () => { this.pointed = undefined; this.draw(); });
   }
 
-  draw(points = this.points, span = this.span) {
+  draw(points = this.points, span = this.span ?? 60) {
     Object.assign(this, { points, span });
     const width = this.canvas.clientWidth, scale = devicePixelRatio || 1;
     if (!width) return;
@@ -51,10 +51,10 @@ export class Plot {
       pen.textAlign = "right";
       pen.fillText(part ? this.shown(part * high) : "0", LEFT - 7, y(part * high));
     }
-    const minutes = span / 60;
-    for (let ago = 0; ago <= minutes; ago += 1) {
-      pen.textAlign = ago === 0 ? "right" : ago === minutes ? "left" : "center";
-      pen.fillText(ago ? `-${ago} min` : "now", x(now - ago * 60), HEIGHT - 6);
+    const step = span <= 60 ? 15 : 60 * Math.ceil((span / 60) * 60 / (width - LEFT - RIGHT));
+    for (let ago = 0; ago <= span; ago += step) {
+      pen.textAlign = ago === 0 ? "right" : "center";
+      pen.fillText(ago ? `-${ago < 60 ? `${ago} s` : `${ago / 60} min`}` : "now", x(now - ago), HEIGHT - 6);
     }
     this.series.forEach(([, place], number) => this.line(pen, points, place, x, y, colour(number ? "second" : "first"), !number && this.series.length === 1));
     let chosen = points.at(-1);
