@@ -1,1 +1,1 @@
-"""The page at `/` of the HTTP port: models, sessions and a session's state, live. Stands on `telemetry`. Needs the extra `http`."""
+"""The page at `/` of the HTTP port: what is served, live. Stands on `telemetry` and `protocols`. Needs the extra `http`."""

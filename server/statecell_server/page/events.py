@@ -11,8 +11,8 @@ from statecell_server.page.assets import HEADERS
 
 WATCHERS = 8
 """Streams at once. An event is made when the one before was taken, so each keeps one at most, and what its socket takes."""
-FRAMES = 10.0
-"""Looks at states in a second, of all watchers together."""
+FRAMES = 20.0
+"""Looks at states in a second, of all streams together; a page that watches a session has two."""
 
 
 class Watchers:

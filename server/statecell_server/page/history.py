@@ -91,7 +91,8 @@ class Ring:
 
     def last(self) -> Array:
         """[FIGURES]: the newest point."""
-        return self.points[self.next - 1]
+        newest: Array = self.points[self.next - 1]
+        return newest
 
     def all(self) -> Array:
         """[so many, FIGURES], oldest first."""
@@ -155,8 +156,8 @@ def quantiles(old: Mapping[int, int], new: Mapping[int, int]) -> tuple[float, fl
         rank = part * total
         for bits, count in counts:
             if rank <= count:
+                floor = 2.0 ** (bits - 1) if bits else 0.0
+                found.append((floor + (2.0**bits - floor) * rank / count) / 1e9)
                 break
             rank -= count
-        floor = 2.0 ** (bits - 1) if bits else 0.0
-        found.append((floor + (2.0**bits - floor) * rank / count) / 1e9)
     return found[0], found[1]

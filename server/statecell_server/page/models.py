@@ -15,7 +15,12 @@ MOST_REPORT = 1 << 20
 
 def line(runner: Runner) -> dict[str, Any]:
     """What the list of models has of it."""
-    return {"name": runner.name, "version": runner.version, "streamable": runner.spec.streamable, "sessions": len(runner.sessions)}
+    return {
+        "name": runner.name,
+        "version": runner.version,
+        "streamable": runner.spec.streamable,
+        "sessions": len(runner.sessions),
+    }
 
 
 def describe(runner: Runner) -> dict[str, Any]:
@@ -41,7 +46,7 @@ def _tensor(tensor: TensorSpec | StateSpec) -> dict[str, Any]:
 
 
 def proof(folder: Path, digest: str) -> dict[str, Any]:
-    """What report.json in the version's folder says; `why` where there is nothing to say. For a thread: a folder may be far away.
+    """What report.json in the version's folder says; `why` where there is nothing to say. For a thread.
 
     Whoever writes to the folder writes the report too: it is shown as it is, and only where it is about the served file.
     """

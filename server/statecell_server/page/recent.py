@@ -15,7 +15,7 @@ AT_ONCE = 512
 """Sessions that are looked at in one turn of the event loop."""
 REST = 200
 """A look is followed by a pause of as many times what it took: half a percent of the event loop."""
-LEAST_SECONDS = 1.0
+LEAST_SECONDS, MOST_SECONDS = 1.0, 30.0
 
 
 class Recent:
@@ -56,7 +56,7 @@ class Recent:
             await asyncio.sleep(0)
         now = self._now()
         self._found = {key: [_line(s, now) for _, _, s in sorted(heap, reverse=True)] for key, heap in heaps.items()}
-        self._next = loop.time() + max(LEAST_SECONDS, REST * spent)
+        self._next = loop.time() + min(max(LEAST_SECONDS, REST * spent), MOST_SECONDS)
 
 
 def _line(session: Session, now: float) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import asyncio
 import base64
 import math
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -58,12 +58,14 @@ class Page:
         ]
 
     async def _models(self, _: Request) -> Response:
-        return _json({
-            "build": dict(self._sources.build),
-            "figures": FIGURES,
-            "seconds": SECONDS,
-            "models": [line(runner) for runner in self._engine.models],
-        })
+        return _json(
+            {
+                "build": dict(self._sources.build),
+                "figures": FIGURES,
+                "seconds": SECONDS,
+                "models": [line(runner) for runner in self._engine.models],
+            }
+        )
 
     async def _model(self, request: Request) -> Response:
         try:

@@ -17,7 +17,7 @@ import pytest
 from tests.conftest import LIMIT
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-PATIENCE = 60.0
+PATIENCE = 20.0
 
 
 class Browser:
@@ -69,7 +69,9 @@ class Browser:
         """What it is once it is true."""
         end = time.monotonic() + PATIENCE
         while not (found := self.js(expression)):
-            assert time.monotonic() < end, f"{expression}; the page says: {self.js('document.body.innerText')}; {self.complaints}"
+            assert time.monotonic() < end, (
+                f"{expression}; the page says: {self.js('document.body.innerText')}; {self.complaints}"
+            )
             time.sleep(0.05)
         return found
 
@@ -89,7 +91,14 @@ def browser(folder: Path) -> Iterator[Browser]:
     client = pytest.importorskip("websockets.sync.client", reason="needs websockets: pip install -r requirements-dev.txt")
     if CHROMIUM is None:
         pytest.skip("needs Chromium: apt-get install chromium")
-    flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--hide-scrollbars"]
+    flags = [
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--no-first-run",
+        "--hide-scrollbars",
+    ]
     command = [CHROMIUM, *flags, "--remote-debugging-port=0", f"--user-data-dir={folder}", "about:blank"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         try:

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -46,15 +45,20 @@ def choose(tab: Browser, name: str) -> None:
     tab.until(f"document.getElementById('name').textContent === {json.dumps(name)}")
 
 
+def watch(tab: Browser, session_id: str) -> None:
+    """By its button; the list is a second old at most."""
+    button = json.dumps(f"#sessions button[data-session={json.dumps(session_id)}]")
+    tab.until(f"!!document.querySelector({button})")
+    tab.js(f"document.querySelector({button}).click()")
+
+
 def test_a_session_is_watched_while_it_steps(served: Server, tab: Browser) -> None:
     with Client(served.address) as client, client.session("lstm", version="1") as session:
         session.step(X)
         tab.open(f"http://{served.http}/")
         choose(tab, "lstm/1")
         tab.until("document.getElementById('status').textContent === 'ready'")
-        tab.until("document.querySelector('#sessions code')")
-        assert tab.js("document.querySelector('#sessions code').textContent") == session.id
-        tab.js("document.querySelector('#sessions button').click()")
+        watch(tab, session.id)
         tab.until("document.getElementById('watch-step').textContent.includes('step 1 ')")
         before = tab.until("document.querySelector('#heat canvas')?.toDataURL()")
         for _ in range(6):
@@ -63,9 +67,11 @@ def test_a_session_is_watched_while_it_steps(served: Server, tab: Browser) -> No
         assert tab.js("document.querySelector('#heat canvas').toDataURL()") != before
         labels = tab.js("[...document.querySelectorAll('#heat canvas')].map(c => c.getAttribute('aria-label'))")
         assert [label.split(" ")[0] for label in labels] == ["h_0", "h_0", "c_0", "c_0"]
-        h_0 = session.state()["h_0"]
+        h_0 = session.state["h_0"]
         assert f"from {h_0.min():.3g} to {h_0.max():.3g}, now" in labels[0]
-        tab.until("document.querySelector('#plots canvas').getAttribute('aria-label').startsWith('Throughput: steps a second ')")
+        tab.until(
+            "document.querySelector('#plots canvas').getAttribute('aria-label').startsWith('Throughput: steps a second ')"
+        )
         tab.until("document.querySelectorAll('#tiles dd').length === 6")
     tab.until("document.getElementById('watch-note').textContent.includes('the session is over')")
     tab.js("document.getElementById('watch-stop').click()")
@@ -110,9 +116,8 @@ def test_nothing_is_wider_than_the_window(served: Server, tab: Browser, width: i
         session.step(X)
         tab.open(f"http://{served.http}/", width, dark=dark)
         choose(tab, "lstm/1")
-        tab.until("document.querySelector('#sessions button')")
-        tab.js("document.querySelector('#sessions button').click()")
-        tab.until("document.querySelector('#heat canvas')")
+        watch(tab, session.id)
+        tab.until("!!document.querySelector('#heat canvas')")
         assert tab.js("document.documentElement.scrollWidth") == width
         back = tab.js("getComputedStyle(document.body).backgroundColor")
         assert (sum(map(int, back[4:-1].split(","))) < 200) is dark
@@ -123,10 +128,11 @@ def test_the_keyboard_reaches_a_session(served: Server, tab: Browser) -> None:
         session.step(X)
         tab.open(f"http://{served.http}/")
         choose(tab, "lstm/1")
-        tab.until("document.querySelector('#sessions button')")
+        button = f"#sessions button[data-session={json.dumps(session.id)}]"
+        tab.until(f"!!document.querySelector({json.dumps(button)})")
         for _ in range(20):
             tab.press("Tab", 9)
-            if tab.js("document.activeElement.textContent") == "Watch" and tab.js("!!document.activeElement.dataset.session"):
+            if tab.js("document.activeElement.dataset.session") == session.id:
                 break
         else:
             pytest.fail("no button of a session was reached")
