@@ -114,7 +114,9 @@ async function sessions() {
   byId("sessions-count").textContent = found.all > found.sessions.length && found.sessions.length ? `${found.sessions.length} used last, of ${number(found.all)}` : number(found.all);
   byId("no-sessions").hidden = found.sessions.length > 0;
   const focused = document.activeElement?.dataset?.session;
-  byId("sessions").replaceChildren(...found.sessions.map((session) => {
+  // The newest first: by their last use they would change places all the time.
+  const sorted = found.sessions.toSorted((a, b) => a.age - b.age || (a.id < b.id ? -1 : 1));
+  byId("sessions").replaceChildren(...sorted.map((session) => {
     const row = element("tr", "", session.id === page.watching?.id ? "watched" : "");
     const name = element("td");
     name.append(element("code", session.id));
@@ -128,9 +130,9 @@ async function sessions() {
       name,
       element("td", session.state + (session.durable ? ", durable" : "")),
       element("td", session.step_index.toLocaleString("en"), "n"),
-      element("td", String(session.batch), "n"),
-      element("td", duration(session.age), "n"),
-      element("td", duration(session.idle), "n"),
+      element("td", String(session.batch), "n wide"),
+      element("td", duration(session.age), "n wide"),
+      element("td", duration(session.idle), "n wide"),
       last,
     );
     return row;
