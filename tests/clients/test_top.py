@@ -17,6 +17,7 @@ from statecell_client import Client
 from statecell_client.cli.metrics import between, read
 
 from tests.conftest import LIMIT, Serve, Server
+from tests.server.transport.test_tls import Files
 
 COMMAND = [sys.executable, "-m", "statecell_client", "top"]
 BUCKETS = """statecell_run_seconds_bucket{le="0.001",model="m\\\\\\"",version="1"} 0.0
@@ -112,6 +113,18 @@ def test_where_nothing_listens_it_says_what_to_do(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "--http-port" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_it_shows_who_it_is_where_the_server_asks(serve: Serve, tmp_path: Path) -> None:
+    files = Files(tmp_path)
+    flags = ["--tls-cert", str(files.cert), "--tls-key", str(files.key), "--tls-client-ca", str(files.ca)]
+    own = ["--tls-ca", str(files.ca), "--tls-cert", str(files.client_cert), "--tls-key", str(files.client_key)]
+    with serve("--http-port", "0", *flags) as server:
+        for known, code in ((own, 0), (own[:2], 1)):
+            command = [*COMMAND[:-1], *known, "top", "--http", server.http, "--once", "--json"]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
+            assert done.returncode == code, done.stderr
+            assert "Traceback" not in done.stderr
 
 
 def test_names_with_quotes_and_quantiles_are_read() -> None:
