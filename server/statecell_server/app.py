@@ -18,6 +18,7 @@ from statecell_server.durability.circuit_breaker import CircuitBreaker
 from statecell_server.durability.store import MemoryStore
 from statecell_server.engine.engine import Engine
 from statecell_server.protocols.oip.service import GRPCInferenceService
+from statecell_server.protocols.standing import Health, Reflection
 from statecell_server.protocols.v1.service import InferenceService
 from statecell_server.runtimes.runtime import DeviceLost
 from statecell_server.transport import address
@@ -56,7 +57,8 @@ class App:
         self._engine = Engine(config, self._store, self._changed, self._lose)
         self._service = InferenceService(self._engine)
         self._oip_service = GRPCInferenceService(self._engine, config)
-        self._health = health.aio.HealthServicer()
+        self._health = Health()
+        self._reflection = Reflection([*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME])
         self._ready = False  # as grpc.health.v1 says of the server as a whole
         self._stop = asyncio.Event()
         self._lost = ""  # why no more can be served
@@ -197,8 +199,7 @@ class App:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         oip_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self._oip_service, server)
         server.add_direct_handlers(SERVICES[1], self._oip_service.direct)
-        names = reflection.aio.ReflectionServicer([*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME])
-        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(names, server)
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(self._reflection, server)
         return server
 
     async def _keep_reporting(self) -> None:
@@ -237,6 +238,7 @@ class App:
         await asyncio.wait([asyncio.create_task(self._engine.drain())], timeout=seconds / 2)
         self._service.drain()
         self._oip_service.drain()
+        self._reflection.end()
         if self._store is not None:
             # Until the clients of durable sessions have heard that they are to go elsewhere: gRPC would cancel calls that
             # arrive at the moment of its stop.
