@@ -12,6 +12,7 @@ from statecell_server import __version__
 from statecell_server.config import Config
 from statecell_server.durability.circuit_breaker import CircuitBreaker
 from statecell_server.engine.engine import Engine
+from statecell_server.page.routes import Page
 from statecell_server.protocols.oip.answers import Answers
 from statecell_server.protocols.rest.routes import Routes
 from statecell_server.protocols.status import told
@@ -21,8 +22,10 @@ from statecell_server.telemetry.sources import Listener, Sources
 from statecell_server.transport.http1.guard import Guard
 from statecell_server.transport.http1.server import HttpServer
 from statecell_server.transport.http1.turns import Turns
+from statecell_server.transport.http1.watched import Watched
 from statecell_server.transport.limits import Limits
 from statecell_server.transport.tls import Certificates
+from statecell_server.transport.watch import Watch
 
 
 def web(
@@ -34,6 +37,7 @@ def web(
     listener: Listener,
     ready: Callable[[], bool],
     certificates: Certificates | None,
+    watch: Watch | None = None,
 ) -> HttpServer:
     """`listener`: the gRPC server, which listens already. `ready`: what grpc.health.v1 says of the server as a whole."""
     turns = Turns()
@@ -47,12 +51,14 @@ def web(
         ready=ready,
         build={"version": __version__, "python": platform.python_version(), "front": config.front},
     )
+    page = Page(sources, config.models)
     rest = Routes(answers, limits.message, listener.memory, turns)
     app = Starlette(
-        routes=[*endpoints(Collector(sources), ready, turns), *rest.all()],
+        routes=[*endpoints(Collector(sources), ready, turns), *rest.all(), *page.all()],
         exception_handlers={HTTPException: _refuse, Exception: _fail},
     )
-    server = HttpServer(Guard(app, limits.metadata), limits, certificates)
+    guarded = Guard(app, limits.metadata)
+    server = HttpServer(guarded if watch is None else Watched(guarded, watch), limits, certificates, page.history.keep)
     return server
 
 

@@ -1,6 +1,5 @@
 """The program that a supervisor starts: `python -m statecell_server.worker`, told what to do on standard input."""
 
-import logging
 import os
 import pickle
 import signal
@@ -8,6 +7,7 @@ import sys
 import threading
 import time
 
+from statecell_server import logs
 from statecell_server.__main__ import run
 
 ORPHAN_SECONDS = 5.0
@@ -16,10 +16,8 @@ ORPHAN_SECONDS = 5.0
 
 def main() -> None:
     """Serves until SIGTERM, or until standard input ends: its writer is the supervisor, and lives as long."""
-    config, place, level = pickle.load(sys.stdin.buffer)
-    logging.basicConfig(
-        level=level, format=f"%(asctime)s %(levelname)s %(name)s [{place.index}]: %(message)s", stream=sys.stderr
-    )
+    config, said, place = pickle.load(sys.stdin.buffer)
+    logs.begin(config.log_level, config.log_format)
 
     def watch() -> None:
         os.read(0, 1)
@@ -30,7 +28,7 @@ def main() -> None:
     threading.Thread(target=watch, name="supervised", daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the supervisor tells all at once
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    run(config, place)
+    run(config, said, place)
 
 
 if __name__ == "__main__":

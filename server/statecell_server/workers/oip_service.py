@@ -78,6 +78,8 @@ class RelayedOip(inference_pb2_grpc.GRPCInferenceServiceServicer):
             "ModelMetadata",
             "ModelConfig",
             "RepositoryIndex",
+            "TraceSetting",
+            "LogSettings",
         ):
             setattr(self, name, getattr(service, name))
 

@@ -10,6 +10,7 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from statecell_server.config import Config
 from statecell_server.transport import address
@@ -36,11 +37,11 @@ log = logging.getLogger(__name__)
 
 
 class Supervisor:
-    """`code = await Supervisor(config, "INFO").run()`"""
+    """`code = await Supervisor(config, said).run()`"""
 
-    def __init__(self, config: Config, log_level: str) -> None:
+    def __init__(self, config: Config, said: str) -> None:
         """Raises AddressError."""
-        self._config, self._level = config, log_level
+        self._config, self._said = config, said
         self._stop = asyncio.Event()
         self._ready = 0
         self._processes: dict[int, asyncio.subprocess.Process] = {}
@@ -87,7 +88,11 @@ class Supervisor:
 
     async def _start(self, place: Place, port: int) -> asyncio.subprocess.Process:
         config, parts = self._config, self._config.workers
-        own = {name: max(1, getattr(config, name) // parts) for name in SHARED if getattr(config, name)}
+        own: dict[str, Any] = {name: max(1, getattr(config, name) // parts) for name in SHARED if getattr(config, name)}
+        own["for_models"] = {
+            model: {name: max(1, value // parts) if name in SHARED and value else value for name, value in fields.items()}
+            for model, fields in config.for_models.items()
+        }
         own["connection_memory"] = max(own["connection_memory"], 1 << 20)
         roll = config.sequence_roll
         roll = place.roll() if roll is None else roll.with_name(f"{roll.name}.{place.index}")
@@ -97,7 +102,7 @@ class Supervisor:
         )
         self._processes[place.index] = process
         assert process.stdin is not None, "it is a pipe, and stays open as long as this process lives"
-        process.stdin.write(pickle.dumps((config, place, self._level)))
+        process.stdin.write(pickle.dumps((config, self._said, place)))
         return process
 
     async def _until_ready(self, process: asyncio.subprocess.Process) -> bool:

@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import cast
 
 from statecell_server.transport.http2 import frames
@@ -26,6 +26,7 @@ from statecell_server.transport.http2.peer import Peer
 from statecell_server.transport.http2.shared import Shared
 from statecell_server.transport.http2.streams import MOST_CALLS, Streams
 from statecell_server.transport.http2.turns import CALM, FRAMES
+from statecell_server.transport.watch import named
 
 LARGE = 4096
 """Bytes of a frame from which on they are looked at where they are: a view costs as much as a copy of so many."""
@@ -41,11 +42,12 @@ class Connection(asyncio.Protocol):
     Belongs to the event loop.
     """
 
-    def __init__(self, shared: Shared, connections: "set[Connection]") -> None:
-        """`connections`: where this one is while it is open."""
+    def __init__(self, shared: Shared, connections: "set[Connection]", opened: Callable[[], object] = lambda: None) -> None:
+        """`connections`: where this one is while it is open; `opened` hears that it is there."""
         self._shared = shared
         self._limits = shared.limits
         self._connections = connections
+        self._opened = opened
         self._held = Held(shared.memory)
         self._kept = 0  # bytes of incomplete frames and headers, as they were counted last
         self._rest = bytearray()  # the beginning of a frame
@@ -66,17 +68,17 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        if len(self._connections) >= self._limits.connections:
-            self._closed = True
-            self._transport.abort()
-            return
         self._connections.add(self)
+        self._opened()
+        self._opened = bool  # which holds the doorway's coroutine
         self._out = Outflow(self._transport, self._shared.poll, self._held)
         calls: dict[int, Call] = {}
         self._peer = Peer(calls, self._out)
         inflow = Inflow(self._out, self._held, self._limits.message)
         handlers = self._shared.handlers
         self._streams = Streams(handlers, self._limits, calls, self._out, inflow, self._held, self._peer, self._close)
+        if (watch := self._shared.watch) is not None:
+            self._streams.watch, self._streams.address = watch, named(transport.get_extra_info("peername"))
         connected = transport.get_extra_info("socket")
         if connected is not None:  # a client whose machine has gone is found out by the kernel
             connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -167,8 +169,6 @@ class Connection(asyncio.Protocol):
         self._close()
 
     def connection_lost(self, _: Exception | None) -> None:
-        if self not in self._connections:
-            return  # it was one too many
         self._timer.cancel()
         self._closed = True
         self._connections.discard(self)

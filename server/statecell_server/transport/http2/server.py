@@ -11,14 +11,16 @@ from typing import Any
 
 import grpc
 
+from statecell_server.transport.doorway import Doorway
 from statecell_server.transport.exchange import DirectHandler
 from statecell_server.transport.http2.call import Method
-from statecell_server.transport.http2.connection import FAREWELL_SECONDS, GREETING_SECONDS, Connection
+from statecell_server.transport.http2.connection import FAREWELL_SECONDS, Connection
 from statecell_server.transport.http2.memory import Memory
 from statecell_server.transport.http2.messages import Aborted
 from statecell_server.transport.http2.shared import Shared
 from statecell_server.transport.limits import Limits
 from statecell_server.transport.tls import Certificates
+from statecell_server.transport.watch import Watch
 
 BACKLOG = 4096
 """Connections that may wait to be accepted: all of a server's clients come at once after a restart."""
@@ -44,8 +46,9 @@ def _descriptors() -> int:
 class Server:
     """Takes servicers as grpc.aio.server() does; their methods are coroutines or asynchronous generators."""
 
-    def __init__(self, limits: Limits, certificates: Certificates | None = None) -> None:
-        """`certificates`: None: in clear text."""
+    def __init__(self, limits: Limits, certificates: Certificates | None = None, watch: Watch | None = None) -> None:
+        """`certificates`: None: in clear text. `watch`: is told of every call."""
+        self._watch = watch
         self._limits = limits
         self._certificates = certificates
         self._handlers: dict[str, Method] = {}
@@ -71,28 +74,27 @@ class Server:
 
         `shared`: with the other processes of this user that listen there so.
         """
-        loop = self._begin()
-        secure: dict[str, Any] = {}
-        if self._certificates is not None:
-            secure |= {"ssl": self._certificates.context, "ssl_handshake_timeout": GREETING_SECONDS}
-            secure |= {"ssl_shutdown_timeout": FAREWELL_SECONDS}
-        if shared:
-            secure |= {"reuse_port": True}
-        self._listener = await loop.create_server(self._connection, host, port, backlog=BACKLOG, **secure)
-        found: int = self._listener.sockets[0].getsockname()[1]
-        return found
+        self._begin()
+        return await self._doorway.listen(host, port, BACKLOG, shared=shared)
 
     async def listen_unix(self, path: str) -> None:
-        """On a Unix socket, in clear text. Raises OSError."""
-        loop = self._begin()
-        self._listener = await loop.create_unix_server(self._connection, path, backlog=BACKLOG)
+        """On a Unix socket. Raises OSError."""
+        self._begin()
+        self._doorway.listen_unix(path, BACKLOG)
 
-    def _begin(self) -> asyncio.AbstractEventLoop:
+    def _begin(self) -> None:
         self._limits = replace(self._limits, connections=min(self._limits.connections, _descriptors() - SPARE))
-        self._shared = Shared(self._handlers, self._limits)
+        self._shared = Shared(self._handlers, self._limits, self._watch)
         loop = asyncio.get_running_loop()
         self._looking = loop.create_task(self._look())
-        return loop
+        context = None if self._certificates is None else self._certificates.context
+        self._doorway = Doorway(
+            lambda greeted: Connection(self._shared, self._connections, greeted),
+            self._limits.connections,
+            lambda: len(self._connections),
+            self._refused,
+            context,
+        )
 
     @property
     def memory(self) -> Memory:
@@ -101,19 +103,18 @@ class Server:
 
     @property
     def connections(self) -> int:
-        """That are open."""
-        return len(self._connections)
+        """That are open, or about to be."""
+        return len(self._connections) + self._doorway.greeting
 
     @property
     def closed(self) -> Mapping[str, int]:
         """Connections that were closed because their clients broke a rule, by HTTP/2's name of the error. After `listen`."""
         return self._shared.complaints.closed
 
-    def _connection(self) -> Connection:
-        if len(self._connections) >= self._limits.connections and not self._full:
+    def _refused(self) -> None:
+        if not self._full:
             self._full = True
-            log.warning("%d connections are open, more are closed at once (--max-connections)", len(self._connections))
-        return Connection(self._shared, self._connections)
+            log.warning("%d connections are open, more are closed at once (--max-connections)", self.connections)
 
     async def _look(self) -> None:
         while True:
@@ -126,7 +127,7 @@ class Server:
 
     async def stop(self, grace: float) -> None:
         """No more calls; those that there are have `grace` seconds, and connections a little longer to close."""
-        self._listener.close()
+        self._doorway.close()
         if self._looking is not None:
             self._looking.cancel()
         for connection in list(self._connections):
