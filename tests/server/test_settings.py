@@ -63,7 +63,7 @@ def test_every_option_can_be_said_in_all_three_ways_and_is_printed_so_that_it_ca
         "trial_load": "never", "runtime": "torchscript", "device": "cuda:21", "device_memory": "22GiB",
         "state_arena": "host", "batch_variance": "share", "front": "grpcio", "log_level": "ERROR",
         "log_format": "json", "access_log": "true", "otlp_endpoint": "http://collector:4317",
-        "non_finite": "allow", "sequence_start": "restart",
+        "non_finite": "allow", "sequence_start": "restart", "workers": "1",
     }  # fmt: skip
     if missing := OPTIONS.keys() - said.keys():
         pytest.fail(f"no value to try {missing} with: say one here")
@@ -78,8 +78,9 @@ def test_every_option_can_be_said_in_all_three_ways_and_is_printed_so_that_it_ca
         lines = settings.shown().splitlines()[2:]
         assert [line.rpartition("  # ")[2] for line in lines] == [source] * len(OPTIONS)
     default = Config(models=tmp_path)
+    assert read({"models": str(tmp_path), "workers": "2"}, {}).config().workers == 2  # which some of the others forbid
     for one in fields(Config):
-        if one.name in OPTIONS and one.name not in ("models", "trial_load"):
+        if one.name in OPTIONS and one.name not in ("models", "trial_load", "workers"):
             assert getattr(by_flags.config(), one.name) != getattr(default, one.name), one.name
 
 
