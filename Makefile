@@ -135,13 +135,19 @@ bench-durability: $(STAMP)  ## Measure durable sessions against sessions in memo
 	$(BIN)/python -m bench.durability
 
 ENGINE ?= docker
-IMAGE ?= statecell-server:$(shell cat VERSION)
+TARGET ?= cpu
+# Empty: statecell-server:VERSION, with -gpu behind it, or statecell-export:VERSION.
+IMAGE ?=
 # Empty: python:3.12-slim, as the Dockerfile says. BUILD_FLAGS: more options of the engine's own, such as --build-arg PIP_INDEX_URL=...
 BASE ?=
 BUILD_FLAGS ?=
-image:  ## Build the server's container image (ENGINE=docker, podman or buildah)
-	ENGINE="$(ENGINE)" IMAGE="$(IMAGE)" BASE="$(BASE)" deploy/build.sh $(BUILD_FLAGS)
+# For several architectures at once, pushed: PLATFORMS=linux/amd64,linux/arm64 REGISTRY=ghcr.io/somebody/
+PLATFORMS ?=
+REGISTRY ?=
+image:  ## Build a container image: TARGET=cpu, gpu or export (ENGINE=docker, podman or buildah)
+	ENGINE="$(ENGINE)" TARGET="$(TARGET)" IMAGE="$(IMAGE)" BASE="$(BASE)" PLATFORMS="$(PLATFORMS)" REGISTRY="$(REGISTRY)" \
+	  deploy/build.sh $(BUILD_FLAGS)
 
 clean:  ## Remove what the other commands made
-	rm -rf .venv .venv-gpu .venv-cuda .venv-protos .venv-triton .venv-buf models out dist
+	rm -rf .venv .venv-gpu .venv-cuda .venv-protos .venv-triton .venv-buf .venv-deploy models out dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -27,7 +27,9 @@ def set_version(version: str, committed: bool) -> None:
     wrong = {path: found for path, found in versions.found().items() if found != {version}}
     if wrong:
         path, found = min(wrong.items())
-        raise ReleaseError(f"{path} says {', '.join(sorted(found))}: run make release VERSION={version} without TAG, and commit")
+        raise ReleaseError(
+            f"{path} says {', '.join(sorted(found))}: run make release VERSION={version} without TAG, and commit"
+        )
     if git("status", "--porcelain"):
         raise ReleaseError("there are changes that are not committed: commit or remove them, git status lists them")
     if git("tag", "--list", f"v{version}"):

@@ -1,6 +1,6 @@
 """The version: `VERSION` has it, and every other place is written from there.
 
-Packages carry their version and ask for their siblings' by number, so it cannot stand in one file alone; it is set by one command.
+Packages carry their version and ask for their siblings' by number, so it cannot stand in one file alone; one command sets it.
 """
 
 import re
