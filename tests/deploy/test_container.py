@@ -66,11 +66,14 @@ def test_it_steps_drains_and_ends_as_process_1_with_a_read_only_root(cpu: Image,
         with cpu.run(*cpu.config["Healthcheck"]["Test"][1:-1], server) as check:
             assert check.wait(LIMIT) == 0
         xs = np.random.default_rng(1).standard_normal((200, 10), np.float32)
-        with Client(server) as client, client.session("lstm") as session:
+        with Client(server) as client:
+            session = client.session("lstm")
             ys = [session.step(x) for x in xs]
             np.testing.assert_array_equal(np.stack(ys), local(list(xs))[0])
             answers: list[int] = []
-            long = threading.Thread(target=lambda: answers.append(len(session.run(np.zeros((300_000, 10), np.float32)))))
+            long = threading.Thread(
+                target=lambda: answers.append(len(client.infer("lstm", x=np.zeros((300_000, 1, 10), np.float32))["y"]))
+            )
             long.start()
             time.sleep(0.3)
             os.kill(first_process(process), signal.SIGTERM)
@@ -123,5 +126,7 @@ def test_it_holds_no_torch_and_says_what_it_holds(cpu: Image) -> None:
 def test_the_export_image_exports(export: Image) -> None:
     with export.run(*export.config["Entrypoint"], "--version") as process:
         assert process.communicate(timeout=LIMIT)[0] == f"statecell-export {current()}\n"
-    with export.run("python", "-c", "import torch, statecell_export; print(torch.nn.LSTM(1, 1)(torch.ones(1, 1, 1))[0].shape)") as process:
+    with export.run(
+        "python", "-c", "import torch, statecell_export; print(torch.nn.LSTM(1, 1)(torch.ones(1, 1, 1))[0].shape)"
+    ) as process:
         assert process.communicate(timeout=LIMIT)[0] == "torch.Size([1, 1, 1])\n"

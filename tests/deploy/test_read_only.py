@@ -13,7 +13,9 @@ from tests.conftest import Serve
 def test_it_loads_its_models_and_its_certificate_without_a_place_for_temporary_files(
     serve: Serve, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "sitecustomize.py").write_text("import tempfile; tempfile._candidate_tempdir_list = lambda: ['/proc/nowhere']\n")
+    (tmp_path / "sitecustomize.py").write_text(
+        "import tempfile; tempfile._candidate_tempdir_list = lambda: ['/proc/nowhere']\n"
+    )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     authority = trustme.CA()
     issued = authority.issue_cert("127.0.0.1")
