@@ -49,7 +49,12 @@ class Place:
             (f"server replica-{i} replica-{i}:50051", f"server replica-{i} {r.address} port {r.http_port}")
             for i, r in enumerate(self.replicas, 1)
         ]
-        return ["haproxy", "-db", "-f", str(self.written("haproxy.cfg", ("bind :50050", f"bind 127.0.0.1:{self.port}"), *servers))]
+        return [
+            "haproxy",
+            "-db",
+            "-f",
+            str(self.written("haproxy.cfg", ("bind :50050", f"bind 127.0.0.1:{self.port}"), *servers)),
+        ]
 
     def nginx(self) -> list[str]:
         servers = [(f"server replica-{i}:50051", f"server {r.address}") for i, r in enumerate(self.replicas, 1)]
