@@ -1,4 +1,4 @@
-"""A server where nothing can be written, as in a container with a read-only root, whoever is asked for a place for temporary files."""
+"""A server where nothing can be written, as in a container with a read-only root."""
 
 from pathlib import Path
 

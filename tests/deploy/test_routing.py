@@ -6,15 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import grpc
-import numpy as np
 import pytest
-from statecell.tensor import pack
-from statecell.v1 import inference_pb2 as pb
-from statecell.v1.inference_pb2_grpc import InferenceServiceStub
 
 from tests.deploy.routers import COMMANDS, Routed, Router, missing
-from tests.faults.load import INPUT_SIZE, Load, LocalRun
+from tests.faults.load import Load, LocalRun
 from tests.faults.replicas import Redis
 
 SESSIONS = 16

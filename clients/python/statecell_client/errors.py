@@ -1,6 +1,6 @@
 """What a call can fail with: one exception a reason, each says whose fault it is and what to do."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import grpc
@@ -269,8 +269,8 @@ def _said(error: grpc.RpcError) -> status_pb2.Status | None:
 
     grpc_status.rpc_status refuses those, as their code is another one than the call's.
     """
-    trailers: Iterable[tuple[str, Any]] = error.trailing_metadata() or ()
-    for key, value in trailers:
+    trailers: Any = error.trailing_metadata()  # pairs, or None
+    for key, value in trailers or ():
         if key == "grpc-status-details-bin":
             try:
                 return status_pb2.Status.FromString(value)
