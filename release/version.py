@@ -30,7 +30,11 @@ PLACES: dict[str, tuple[str, ...]] = {
     "clients/cpp/CMakeLists.txt": ("project(statecell VERSION {} ",),
     "deploy/build.sh": (_IMAGE[0],),
     "README.md": (_IMAGE[0],),
-    "docs/containers.md": (_IMAGE[0],),
+    "docs/containers.md": _IMAGE,
+    "deploy/kubernetes/overlays/cpu/kustomization.yaml": ("newTag: {}",),
+    "deploy/kubernetes/overlays/gpu/kustomization.yaml": ("newTag: {}-gpu",),
+    "deploy/kubernetes/overlays/durable/kustomization.yaml": ("newTag: {}",),
+    "deploy/kubernetes/kserve/servingruntime.yaml": (_IMAGE[0],),
 }
 """Where the version stands, by path: the text around it, with `{}` for the version itself."""
 

@@ -1,7 +1,7 @@
 """Image: one that buildah has built, and its programs as a container engine would run them.
 
 No engine's daemon is needed: each program is process 1 of its own PID namespace, with the image's user, environment and
-entry point, and its file system read-only. What an engine adds beside that (a network of its own, cgroups, seccomp) is not there.
+entry point, and its file system read-only. What an engine adds (a network of its own, cgroups, seccomp) is not there.
 """
 
 import json
