@@ -5,14 +5,13 @@ import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
 import pytest
 import yaml
+from statecell_server.telemetry.metrics import METRICS
 
-from statecell_server.telemetry.metrics import FAMILIES
 from tests.conftest import LIMIT
 from tests.deploy.kustomize import Object, build, load
 from tests.test_packages import ROOT
@@ -32,7 +31,9 @@ def flags() -> set[str]:
 
 def entry_point() -> list[str]:
     """The server's, in the Dockerfile."""
-    (line,) = [line for line in (DEPLOY / "Dockerfile").read_text().splitlines() if line.startswith('ENTRYPOINT ["statecell-server"')]
+    (line,) = [
+        line for line in (DEPLOY / "Dockerfile").read_text().splitlines() if line.startswith('ENTRYPOINT ["statecell-server"')
+    ]
     return [str(word) for word in json.loads(line.removeprefix("ENTRYPOINT "))]
 
 
@@ -130,7 +131,7 @@ def test_names_lead_somewhere(objects: dict[tuple[str, str], Object]) -> None:
     scaler = objects["HorizontalPodAutoscaler", "statecell"]["spec"]
     assert scaler["scaleTargetRef"] == {"apiVersion": "apps/v1", "kind": "Deployment", "name": "statecell"}
     (metric,) = scaler["metrics"]
-    assert metric["pods"]["metric"]["name"].removeprefix("statecell_") in {family[0] for family in FAMILIES}
+    assert metric["pods"]["metric"]["name"] in {known.name for known in METRICS if known.type == "gauge"}
     assert scaler["maxReplicas"] > scaler["minReplicas"] >= 2
 
 
