@@ -6,6 +6,7 @@ import numpy as np
 from statecell.tensor import Array
 
 from statecell_server.batching.inputs import check_states
+from statecell_server.batching.runner import Runner
 from statecell_server.engine.admission import Admission
 from statecell_server.engine.repository import Repository
 from statecell_server.engine.takeover import Takeover, states_of
@@ -85,6 +86,13 @@ class Lifecycle:
         await self._admission.found([session], runner)
         return session
 
+    def begin(self, runner: Runner, session_id: str) -> Session:
+        """As create: one row, in memory, from the model's initial state, for which nothing has to be waited.
+
+        Raises Draining, StateBudgetExceeded.
+        """
+        return self._admission.enter(Session(session_id, runner.home, created=self._sessions.now()), runner)
+
     async def attach(self, session_id: str, *, doubt: bool = False) -> Session:
         """The session, brought from the store where it is not here; with `doubt` as it is there now. Raises as submit does."""
         asked = doubt and session_id.startswith(DURABLE)
@@ -161,8 +169,12 @@ class Lifecycle:
         stored = self._takeover is not None and session_id.startswith(DURABLE) and await self._takeover.store.delete(session_id)
         session = self._sessions.known(session_id)
         if session is not None:
-            self._sessions.remove(session)
-            deleted = SessionNotFound(f"session {session_id} was deleted", session_id=session_id)
-            self._models.of(session).leave(session, deleted)
+            self.drop(session)
         elif not stored:
             raise self._sessions.absent(session_id)
+
+    def drop(self, session: Session) -> None:
+        """As delete, of one that is here, and nowhere else."""
+        self._sessions.remove(session)
+        deleted = SessionNotFound(f"session {session.id} was deleted", session_id=session.id)
+        self._models.of(session).leave(session, deleted)

@@ -11,7 +11,7 @@ ENTRY_BYTES = 256
 
 
 class ReplyCache:
-    """`cache.add(request, answer)`, and `request.key in cache` until the sequence begins again or others need the room."""
+    """`cache.add(key, request_id, content, answer)`, kept until the sequence begins again or others need the room."""
 
     def __init__(self) -> None:
         self._answers: OrderedDict[Key, tuple[str, int, Answer]] = OrderedDict()  # request id, its content, its answer
@@ -20,13 +20,17 @@ class ReplyCache:
     def __contains__(self, key: Key) -> bool:
         return key in self._answers
 
-    def add(self, request: SequenceRequest, answer: Answer) -> None:
-        """The request has ended its sequence."""
-        self.forget(request.key)
-        self._answers[request.key] = request.request_id, request.content() if request.request_id else 0, answer
+    def add(self, key: Key, request_id: str, content: int, answer: Answer) -> None:
+        """The request of this id (none: "", 0) and content has ended its sequence."""
+        self.forget(key)
+        self._answers[key] = request_id, content, answer
         self._bytes += ENTRY_BYTES + answer.nbytes
         while self._bytes > BYTES:
             self.forget(next(iter(self._answers)))
+
+    def knows(self, key: Key, request_id: str) -> bool:
+        """Whether a request of this id has ended the sequence."""
+        return bool(request_id) and key in self._answers and self._answers[key][0] == request_id
 
     def repeated(self, request: SequenceRequest) -> Answer | None:
         """The answer, if the request is the one that has ended the sequence."""

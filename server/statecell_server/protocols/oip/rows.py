@@ -3,20 +3,22 @@
 import functools
 import time
 from collections.abc import Callable, Container
+from typing import NamedTuple
 
 import numpy as np
 from google.protobuf.message import DecodeError
 from statecell.oip import inference_pb2 as pb
 
 from statecell_server.batching.gathering import GatheredStep, RowLayout
+from statecell_server.batching.runner import Runner
 from statecell_server.engine.engine import Engine
 from statecell_server.errors import StatecellError
 from statecell_server.protocols.oip.request import Key
 from statecell_server.protocols.oip.sequence import Sequence
 from statecell_server.protocols.oip.sequences import Sequences
-from statecell_server.protocols.oip.wire import DATATYPES, PARAMETERS
+from statecell_server.protocols.oip.wire import DATATYPES, LONGEST_ID, PARAMETERS
 from statecell_server.protocols.protobuf import Seen, field, varint
-from statecell_server.sessions.session import Home, Session
+from statecell_server.sessions.session import Home
 
 MODELS = 256
 """Wires kept at most; what is unloaded is forgotten with the others."""
@@ -68,9 +70,9 @@ class RowWire:
             and (not wanted or ([t.name for t in wanted] == self._outputs and not any(t.parameters for t in wanted)))
         )
 
-    def content(self, data: bytes) -> int:
+    def content(self, data: bytes, *, start: bool = False, end: bool = False) -> int:
         """As SequenceRequest.content of the same request."""
-        return hash((False, False, self._input[0], self._shape, data))
+        return hash((start, end, self._input[0], self._shape, data))
 
     def answer(self, named: bytes, reply: bytes, step_index: int) -> bytes:
         """A ModelInferResponse, serialised. `named`: its id, as a field, which is that of the request."""
@@ -129,6 +131,45 @@ class Row:
         step.cancel(position)
 
 
+class EdgeRow(Row):
+    """One that begins its sequence, ends it, or both."""
+
+    __slots__ = ("_form", "_sequences")
+
+    def at(self, sequences: Sequences, form: "Form") -> "EdgeRow":
+        """Of which sequences, and what it says of its own."""
+        self._sequences, self._form = sequences, form
+        return self
+
+    def moved(self, reply: bytes, step_index: int) -> None:
+        sequence, form = self._sequence, self._form
+        if not form.end:
+            if self._request_id:
+                content = self._wire.content(self._data, start=True)
+                sequence.remember(self._request_id, step_index - 1, content)
+            sequence.leave()
+        else:
+            content = self._wire.content(self._data, start=form.start, end=True) if self._request_id else 0
+            self._sequences.end(form.key, sequence, self._request_id, content, reply, step_index)
+            self._sequences.leave(form.key, sequence)
+        self._over(self, self._wire.answer(self._named, reply, step_index))
+
+    def refused(self, error: StatecellError) -> None:
+        if self._form.start:
+            self._sequences.undo(self._sequence)
+        self._sequences.leave(self._form.key, self._sequence)
+        self._over(self, error)
+
+
+class Form(NamedTuple):
+    """What a request that is a row says beside its id and its data."""
+
+    key: Key
+    home: Home
+    start: bool
+    end: bool
+
+
 class Rows:
     """Finds out what is a row, and gathers it; what is not, the general way takes. Belongs to the event loop.
 
@@ -139,10 +180,11 @@ class Rows:
         self._models = engine.models
         self._known = engine.sessions.known
         self._gather = engine.steps.gather
+        self._sequences = sequences
         self._live = sequences.live
         self._wires: Seen[Home, RowWire] = Seen(MODELS)
         self._sizes: Seen[bytes, int] = Seen(MODELS)  # of a row's data, by what names the model
-        self._forms: Seen[tuple[bytes, bytes], tuple[Key, Home] | None] = Seen(PIECES)  # None: no row, whatever its data
+        self._forms: Seen[tuple[bytes, bytes], Form | None] = Seen(PIECES)  # None: no row, whatever its data
 
     def begin(self, message: bytes, over: Over, behind: Container[Key] = ()) -> Row | None:
         """A ModelInferRequest, serialised; the row, where it is one, and on its way; none of a sequence in `behind`."""
@@ -154,11 +196,11 @@ class Rows:
             request_id = message[at + 2 : end].decode()
         except (IndexError, ValueError):
             return None
-        found = self._find(message[:at], message[end:])
-        return None if found is None or found[0] in behind else self._begin(found, message, message[at:end], request_id, over)
+        form = self._find(message[:at], message[end:])
+        return None if form is None or form.key in behind else self._begin(form, message, message[at:end], request_id, over)
 
-    def _find(self, model: bytes, rest: bytes) -> tuple[Key, Home] | None:
-        """The sequence of a row and where that is at home, by what names the model and what follows the id; None: no row."""
+    def _find(self, model: bytes, rest: bytes) -> Form | None:
+        """What a row says, by what names the model and what follows the id; None: it is no row."""
         size = self._sizes.get(model)
         if size is not None:
             form = (model, rest[: len(rest) - size])
@@ -166,48 +208,66 @@ class Rows:
                 return self._forms[form]
         return self._read(model, rest)
 
-    def _begin(self, found: tuple[Key, Home], message: bytes, named: bytes, request_id: str, over: Over) -> Row | None:
-        key, home = found
-        sequence = self._live(key)
-        session = None if sequence is None or sequence.busy else self._known(sequence.session_id)
-        if sequence is None or session is None or session.home is not home or session.durable or sequence.remembers(request_id):
+    def _begin(self, form: Form, message: bytes, named: bytes, request_id: str, over: Over) -> Row | None:
+        key, home, start, end = form
+        try:
+            sequence = self._sequences.begin(key, request_id, home) if start else self._live(key)
+        except StatecellError:
+            return None  # which the other way will say
+        if sequence is None or (sequence.busy and not start):
             return None
-        wire = self._wires.get(home) or self._wire(session)
+        session = self._known(sequence.session_id)
+        if session is None or session.home is not home or session.durable or sequence.remembers(request_id):
+            return None
+        wire = self._wires.get(home) or self._wire(self._models.of(session))
         if wire is None:
             return None
         data = message[len(message) - wire.size :]
-        row = Row(home, wire, sequence, message, named, request_id, data, over)
+        if start or end:
+            row: Row = EdgeRow(home, wire, sequence, message, named, request_id, data, over).at(self._sequences, form)
+        else:
+            row = Row(home, wire, sequence, message, named, request_id, data, over)
         try:
             placed = self._gather(session, session.step_index, data, row)
-        except StatecellError:
-            return None  # which the other way will say
+        except StatecellError:  # the same
+            placed = None
         if placed is None:
+            if start:
+                self._sequences.undo(sequence)
+                self._sequences.leave(key, sequence)
             return None
         row.placed = placed
         sequence.busy = True
         return row
 
-    def _read(self, model: bytes, rest: bytes) -> tuple[Key, Home] | None:
-        """What the request is without its id: the sequence of a row, and where that is at home; None: no row."""
+    def _read(self, model: bytes, rest: bytes) -> Form | None:
+        """What the request says but its id; None: it is no row."""
         try:
             request = pb.ModelInferRequest.FromString(model + rest)
-        except DecodeError:
+            said = _said(request)
+            runner = None if said is None else self._runner(*said)
+        except (DecodeError, StatecellError):
             return None
-        key = _key(request)
-        sequence = None if key is None else self._live(key)
-        session = None if sequence is None else self._known(sequence.session_id)
-        wire = None if session is None else self._wires.get(session.home) or self._wire(session)
-        if key is None or session is None or wire is None:
+        wire = None if runner is None else self._wires.get(runner.home) or self._wire(runner)
+        if said is None or runner is None or wire is None:
             return None
         self._sizes.keep(model, wire.size)
         form = rest[: len(rest) - wire.size]
         fits = not request.id and form.endswith(wire.end) and wire.fits(request)
-        found = (key, session.home) if fits else None
+        found = Form(said[0], runner.home, *said[1:]) if fits else None
         return self._forms.keep((model, form), found) if len(form) <= PIECE_BYTES else None
 
-    def _wire(self, session: Session) -> RowWire | None:
-        layout = self._models.of(session).scheduler.layout
-        return None if layout is None else self._wires.keep(session.home, RowWire(session.home, layout))
+    def _runner(self, key: Key, start: bool, _: bool) -> Runner | None:
+        """Where the sequence is, or is to begin. Raises ModelNotFound."""
+        if start:
+            return self._models.get(key[0])
+        sequence = self._live(key)
+        session = None if sequence is None else self._known(sequence.session_id)
+        return None if session is None else self._models.of(session)
+
+    def _wire(self, runner: Runner) -> RowWire | None:
+        layout = runner.scheduler.layout
+        return None if layout is None else self._wires.keep(runner.home, RowWire(runner.home, layout))
 
 
 def _after(message: bytes, at: int, tag: int) -> int:
@@ -218,9 +278,10 @@ def _after(message: bytes, at: int, tag: int) -> int:
     return at + 2 + size
 
 
-def _key(request: pb.ModelInferRequest) -> Key | None:
-    """The sequence that the request goes on with, where it says nothing else of it."""
+def _said(request: pb.ModelInferRequest) -> tuple[Key, bool, bool] | None:
+    """The sequence that the request is of, and whether it begins and ends it, where it says nothing else of it."""
     sequence_id: object = None
+    start = end = False
     for name, value in request.parameters.items():
         kind = value.WhichOneof("parameter_choice")
         if name not in PARAMETERS:  # of no meaning here
@@ -229,6 +290,11 @@ def _key(request: pb.ModelInferRequest) -> Key | None:
             return None
         if name == "sequence_id":
             sequence_id = getattr(value, kind)
-        elif value.bool_param and name != "sequence_replace":  # which says something with sequence_start alone
+        elif name == "sequence_start":
+            start = value.bool_param
+        elif name == "sequence_end":
+            end = value.bool_param
+        elif value.bool_param and name != "sequence_replace":  # which says something with a live sequence alone
             return None
-    return (request.model_name, str(sequence_id)) if sequence_id else None
+    named = str(sequence_id) if sequence_id else ""
+    return ((request.model_name, named), start, end) if 0 < len(named) <= LONGEST_ID else None

@@ -14,7 +14,7 @@ from statecell_server.protocols.oip.reply_cache import ReplyCache
 from statecell_server.protocols.oip.request import Answer, Key, SequenceRequest, session_id
 from statecell_server.protocols.oip.sequence import Sequence
 from statecell_server.protocols.oip.sequence_log import SequenceLog
-from statecell_server.sessions.session import Session
+from statecell_server.sessions.session import Home, Session
 
 
 class Sequences:
@@ -50,9 +50,52 @@ class Sequences:
                 raise self._absent(request)
             return await self._advance(sequence, session, request, index)
         finally:
-            sequence.leave()
-            if not sequence.busy and self._known(sequence.session_id) is None:
-                self._forget(request.key)
+            self.leave(request.key, sequence)
+
+    def begin(self, key: Key, request_id: str, home: Home) -> Sequence | None:
+        """A sequence of one row, in memory, begun at once on what its model serves now; its first request is in flight.
+
+        None where the id is in use, or more has to be looked at: `step` does it then. Raises as Lifecycle.begin does.
+        """
+        runner = self._engine.models.get(key[0])
+        if (
+            runner.home is not home
+            or not runner.spec.streamable
+            or key in self._sequences
+            or self._replies.knows(key, request_id)
+            or self._known(session_id(key)) is not None
+            or self._known(session_id(key, durable=True)) is not None
+        ):
+            return None
+        session = self._engine.lifecycle.begin(runner, session_id(key))
+        sequence = self._add(key)
+        sequence.busy = True
+        self._log.begin(session.id)
+        self._replies.forget(key)
+        return sequence
+
+    def end(self, key: Key, sequence: Sequence, request_id: str, content: int, reply: bytes, step_index: int) -> None:
+        """The request of this id and content, of one row and time step, was its last one, and `reply` what it gave."""
+        session = self._known(sequence.session_id)
+        if session is None:
+            return
+        runner = self._engine.models.of(session)
+        outputs = dict(zip(runner.output_names, session.home.replies.open(reply, 1, 1), strict=True))
+        self._replies.add(key, request_id, content, Answer(runner, outputs, step_index))
+        self.undo(sequence)
+
+    def undo(self, sequence: Sequence) -> None:
+        """It has not begun, or is over."""
+        session = self._known(sequence.session_id)
+        if session is not None:
+            self._engine.lifecycle.drop(session)
+            self._log.end(session.id)
+
+    def leave(self, key: Key, sequence: Sequence) -> None:
+        """A request of the sequence is answered; an id that has no session is not in use any more."""
+        sequence.leave()
+        if not sequence.busy and self._known(sequence.session_id) is None:
+            self._forget(key)
 
     def _add(self, key: Key) -> Sequence:
         """An id that is not in use; now and then, those are forgotten whose sessions have expired."""
@@ -136,7 +179,7 @@ class Sequences:
         answer = Answer(runner, outputs, step_index)
         if request.end:
             await self._delete(session)
-            self._replies.add(request, answer)
+            self._replies.add(request.key, request.request_id, request.content() if request.request_id else 0, answer)
         return answer
 
     async def _delete(self, session: Session) -> None:

@@ -75,12 +75,12 @@ class Call:
         "_passing",
         "_task",
         "began",
+        "granted",
         "half_closed",
         "headers_size",
         "id",
         "length",
         "messages",
-        "peer_window",
         "responded",
         "single",
         "trailers",
@@ -96,11 +96,11 @@ class Call:
         request: Request,
         method: Method,
         max_message: int,
-        peer_window: int,
     ) -> None:
         self.id = stream
         self.messages = Messages(max_message, request.encoding)
-        self.window, self.peer_window = CALL_WINDOW, peer_window  # bytes that the client, and that we may send
+        self.window = CALL_WINDOW  # bytes that the client may send
+        self.granted = 0  # that we may send beyond the window of all calls; less than none once much was sent
         self.length = request.length  # bytes of DATA that are to come, where the client has said so
         self.headers_size = request.size
         self.untaken = 0  # bytes of messages that have waited since nothing did

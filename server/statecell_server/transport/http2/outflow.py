@@ -27,6 +27,7 @@ class Outflow:
 
     def __init__(self, transport: asyncio.Transport, poll: BusyPoll, held: Held) -> None:
         self.window = frames.DEFAULT_WINDOW  # bytes that we may send on all streams
+        self.call_window = frames.DEFAULT_WINDOW  # the same on each, beyond what its call was granted
         self.frame_size = FRAME_SIZE  # bytes of a DATA frame that the client takes, as far as we want to send them
         self.paused = False  # the transport has enough
         self.unsent = 0  # bytes that wait in the calls
@@ -37,7 +38,8 @@ class Outflow:
         transport.set_write_buffer_limits(high=BUFFERED)
         self._loop = asyncio.get_running_loop()
         self._out: list[bytes | memoryview] = []
-        self._stuck: OrderedDict[int, Call] = OrderedDict()  # calls with unsent messages and a window
+        self._stuck: OrderedDict[int, Call] = OrderedDict()  # calls with unsent messages, which may have a window
+        self._blocked: dict[int, Call] = {}  # those that have none
         self._left = TURN  # bytes of large messages that may be sent in this turn
         self._pumping = False
         self._deaf: set[str] = set()  # why nothing is read
@@ -57,20 +59,21 @@ class Outflow:
         if (
             size <= self.frame_size
             and size <= self.window
-            and size <= call.peer_window
+            and size <= self.call_window + call.granted
             and not call.unsent
             and not self.paused
             and (size <= FRAME_SIZE or self._has_turn(size))
         ):
             self.window -= size
-            call.peer_window -= size
+            call.granted -= size
             self.put(MESSAGE_HEAD.pack(size << 8 | DATA, 0, call.id, 0, len(message)), message)
             return True
         self.unsent += size
         call.unsent.append(memoryview(PREFIX.pack(0, len(message))))
         if message:
             call.unsent.append(memoryview(message))
-        self._wait(call)
+        if call.id not in self._blocked:
+            self._wait(call)
         return self._held.add(size)
 
     def end(self, call: Call, block: bytes) -> bool:
@@ -85,13 +88,26 @@ class Outflow:
     def widen(self, call: Call | None, increment: int) -> None:
         """The client takes so many bytes more, on one call or on all. Raises ConnectionBroken."""
         if call is not None:
-            call.peer_window += increment
-            if call.unsent:
+            call.granted += increment
+            if self._blocked.pop(call.id, None) is not None:
                 self._wait(call)
         else:
             self.window += increment
             if self.window > frames.LARGEST_WINDOW:
                 raise ConnectionBroken(Code.FLOW_CONTROL_ERROR, f"the connection's window would be {self.window}")
+            self._pump_soon()
+
+    @property
+    def blocked(self) -> int:
+        """Calls with messages that their windows have no room for."""
+        return len(self._blocked)
+
+    def change_windows(self, call_window: int) -> None:
+        """Of all calls at once: they differ from it by what each was granted. Costs nothing but for those that are blocked."""
+        grown, self.call_window = call_window > self.call_window, call_window
+        if grown:
+            self._stuck.update(self._blocked)
+            self._blocked.clear()
             self._pump_soon()
 
     def resume(self) -> None:
@@ -130,6 +146,12 @@ class Outflow:
         self._held.add(-size)
         call.unsent.clear()
         self._stuck.pop(call.id, None)
+        self._blocked.pop(call.id, None)
+
+    def drop_all(self) -> None:
+        """The client is gone: nothing that waits is sent any more."""
+        self._stuck.clear()
+        self._blocked.clear()
 
     def flush(self) -> None:
         """To the transport, now."""
@@ -167,7 +189,7 @@ class Outflow:
 
     def _send_frame(self, call: Call) -> int:
         """The bytes sent. The call goes behind the others, or out where it can send no more."""
-        room, parts = min(self.frame_size, PIECE, self.window, call.peer_window), []
+        room, parts = min(self.frame_size, PIECE, self.window, self.call_window + call.granted), []
         size = 0
         while call.unsent and size < room:
             piece = call.unsent.popleft()
@@ -178,14 +200,16 @@ class Outflow:
             size += len(piece)
         if size:
             self.window -= size
-            call.peer_window -= size
+            call.granted -= size
             self.unsent -= size
             self._held.add(-size)
             self.put(HEAD.pack(size << 8 | DATA, 0, call.id), *parts)
-        if call.unsent and call.peer_window > 0:
+        if call.unsent and self.call_window + call.granted > 0:
             self._stuck.move_to_end(call.id)
         else:
             del self._stuck[call.id]
+            if call.unsent:
+                self._blocked[call.id] = call
         if size and not call.unsent:
             if call.trailers:
                 self.end(call, call.trailers)

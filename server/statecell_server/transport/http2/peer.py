@@ -11,7 +11,7 @@ from statecell_server.transport.http2.token_bucket import TokenBucket
 MOST_SETTINGS = 64
 """Entries of one SETTINGS frame: there are some ten kinds, and each counts once."""
 CALLS_A_TRIFLE = 64
-"""Calls whose windows are changed at the cost of one frame."""
+"""Calls that are looked at for a change of their windows at the cost of one frame."""
 
 
 class Peer:
@@ -19,7 +19,7 @@ class Peer:
 
     def __init__(self, calls: Mapping[int, Call], out: Outflow) -> None:
         self.last = 0  # the highest stream that it has opened
-        self.call_window = frames.DEFAULT_WINDOW  # that a new call has towards it
+        self._highest = 0  # that any call was granted, since that was last looked at
         self._calls = calls
         self._out = out
         # Frames that cost us more than they cost a client, and that nobody needs this often.
@@ -67,9 +67,10 @@ class Peer:
         call = self._calls.get(stream)
         if call is None:
             return
-        if call.peer_window + increment > frames.LARGEST_WINDOW:
-            raise StreamBroken(Code.FLOW_CONTROL_ERROR, f"the stream's window would be {call.peer_window + increment}")
+        if (window := self._out.call_window + call.granted + increment) > frames.LARGEST_WINDOW:
+            raise StreamBroken(Code.FLOW_CONTROL_ERROR, f"the stream's window would be {window}")
         self._out.widen(call, increment)
+        self._highest = max(self._highest, call.granted)
 
     def _ping(self, stream: int, flags: int, payload: bytes) -> None:
         self._check_whole(stream, "PING")
@@ -88,7 +89,7 @@ class Peer:
             came = f"{len(payload) // 6} entries"
             raise ConnectionBroken(Code.ENHANCE_YOUR_CALM, f"SETTINGS of {came}, the most is {MOST_SETTINGS}")
         self.trifle("settings")
-        window = self.call_window
+        window = self._out.call_window
         for key, value in frames.read_settings(payload):
             if key == Setting.INITIAL_WINDOW_SIZE:
                 if value > frames.LARGEST_WINDOW:
@@ -100,18 +101,20 @@ class Peer:
                 if not FRAME_SIZE <= value < 1 << 24:
                     raise ConnectionBroken(Code.PROTOCOL_ERROR, f"MAX_FRAME_SIZE is {value}")
                 self._out.frame_size = min(value, TURN)
-        if window != self.call_window:
-            self._change_windows(window - self.call_window)
-            self.call_window = window
+        if window != self._out.call_window:
+            self._change_windows(window)
         self._out.put(frames.frame(frames.SETTINGS, frames.ACK, 0))
 
-    def _change_windows(self, change: int) -> None:
-        self.trifle("settings that change the windows of many calls", len(self._calls) // CALLS_A_TRIFLE)
-        for call in self._calls.values():
-            if call.peer_window + change > frames.LARGEST_WINDOW:
-                why = f"INITIAL_WINDOW_SIZE makes the window of stream {call.id} {call.peer_window + change}"
+    def _change_windows(self, window: int) -> None:
+        what = "settings that change the windows of many calls"
+        self.trifle(what, self._out.blocked // CALLS_A_TRIFLE)
+        if window + self._highest > frames.LARGEST_WINDOW:  # of a call that may have sent much since, or be over
+            self.trifle(what, len(self._calls) // CALLS_A_TRIFLE)
+            self._highest = max((call.granted for call in self._calls.values()), default=0)
+            if window + self._highest > frames.LARGEST_WINDOW:
+                why = f"INITIAL_WINDOW_SIZE of {window} makes the window of a stream {window + self._highest}"
                 raise ConnectionBroken(Code.FLOW_CONTROL_ERROR, why)
-            self._out.widen(call, change)
+        self._out.change_windows(window)
 
     def _priority(self, stream: int, payload: bytes) -> None:
         """Nothing has any."""

@@ -150,7 +150,7 @@ class Streams:
             if not ended:
                 self._cast_off(stream, Code.NO_ERROR, ended=False)
             return
-        call = Call(self, stream, request, method, self._limits.message, self._peer.call_window)
+        call = Call(self, stream, request, method, self._limits.message)
         self.calls[stream] = call
         if ended:
             call.half_close()
@@ -209,6 +209,7 @@ class Streams:
     def drop_all(self) -> None:
         """The client is gone, and the connection is closed without being asked for it: it must not be held in a circle."""
         self._empty = bool
+        self._out.drop_all()
         calls = deque(self.calls.values())
         self.calls.clear()
         _cancel(calls)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 from statecell.oip import inference_pb2 as pb
 from statecell_server.errors import InvalidRequest
-from statecell_server.protocols.oip.rows import _key
+from statecell_server.protocols.oip.rows import _said
 from statecell_server.protocols.oip.wire import read_request, sequence_of
 
 FLAGS = ("sequence_start", "sequence_end", "sequence_replace", "durable")
@@ -14,7 +14,15 @@ FLAGS = ("sequence_start", "sequence_end", "sequence_replace", "durable")
 
 def requests() -> Iterator[pb.ModelInferRequest]:
     """Every way of setting the parameters that are known, and some that are not."""
-    ids = ({"int64_param": 7}, {"uint64_param": 7}, {"string_param": "a/b"}, {"int64_param": 0}, {"bool_param": True}, None)
+    ids = (
+        {"int64_param": 7},
+        {"uint64_param": 7},
+        {"string_param": "a/b"},
+        {"string_param": "a" * 257},
+        {"int64_param": 0},
+        {"bool_param": True},
+        None,
+    )
     for chosen, flags in itertools.product(ids, itertools.product((None, False, True, "yes"), repeat=len(FLAGS))):
         request = pb.ModelInferRequest(model_name="lstm", raw_input_contents=[bytes(40)])
         request.inputs.add(name="x", datatype="FP32", shape=[1, 1, 10])
@@ -34,26 +42,27 @@ def requests() -> Iterator[pb.ModelInferRequest]:
 def test_the_short_way_takes_what_the_general_way_reads_as_a_step_of_a_sequence_and_nothing_else() -> None:
     taken = 0
     for request in requests():
-        key = _key(request)
+        said = _said(request)
         try:
             read = read_request(request)
         except InvalidRequest:
             read = None
-        plain = read is not None and not (read.start or read.end or read.durable) and read.step_index is None
-        assert (key is not None) == plain, request
-        if key is not None:
+        plain = read is not None and not read.durable and read.step_index is None
+        assert (said is not None) == plain, request
+        if said is not None:
             assert read is not None
-            assert key == read.key == sequence_of(request)
+            assert said == (read.key, read.start, read.end)
+            assert said[0] == sequence_of(request)
             taken += 1
-    assert taken == 3 * 2 * 2 * 3 * 2  # ids; start, end: not there or false; replace: anything that is a flag; durable
+    assert taken == 3 * 3 * 3 * 3 * 2  # ids; start, end, replace: anything that is a flag; durable: not there or false
 
 
 def test_a_parameter_without_a_value_is_left_to_the_general_way() -> None:
     request = pb.ModelInferRequest(model_name="lstm", raw_input_contents=[bytes(40)])
     request.inputs.add(name="x", datatype="FP32", shape=[1, 1, 10])
     request.parameters["sequence_id"].int64_param = 7
-    assert _key(request) == ("lstm", "7")
+    assert _said(request) == (("lstm", "7"), False, False)
     request.parameters["sequence_replace"].SetInParent()
-    assert _key(request) is None
+    assert _said(request) is None
     with pytest.raises(InvalidRequest):
         read_request(request)

@@ -1,5 +1,6 @@
 """Clients that cost more than they give."""
 
+import contextlib
 import resource
 import threading
 from collections.abc import Callable, Iterator
@@ -80,6 +81,15 @@ def windows_of_many_calls(raw: Raw) -> Iterator[bytes]:
             yield SettingsFrame(0, settings={4: window}).serialize()
 
 
+def windows_of_many_calls_that_wait(raw: Raw) -> Iterator[bytes]:
+    """The same, where each change sends a byte of every call's answer."""
+    yield SettingsFrame(0, settings={4: 0}).serialize()
+    for _ in range(2000):
+        yield raw.headers(SAY).serialize() + raw.data(message(b"x" * 2000), end=True).serialize()
+    for window in range(1, 1_000_000):
+        yield SettingsFrame(0, settings={4: window}).serialize()
+
+
 def endless(frame: bytes) -> Callable[[Raw], Iterator[bytes]]:
     def same(_: Raw) -> Iterator[bytes]:
         while True:
@@ -99,6 +109,7 @@ FLOODS = {
     "short continuations": continuations(1),
     "long continuations": continuations(16_000),
     "windows of many calls": windows_of_many_calls,
+    "windows of many calls that wait": windows_of_many_calls_that_wait,
     "pings": endless(PingFrame(0, b"12345678").serialize()),
     "settings": endless(SettingsFrame(0, settings={1: 100}).serialize()),
     "priorities": endless(PriorityFrame(1, depends_on=0).serialize()),
@@ -127,6 +138,17 @@ def test_a_flood_ends_its_connection_while_others_are_served(front: Front, flood
         writer.join()
         assert other.ask(SAY, b"still here").messages == [b"still here"]
     settle(lambda: front.calls == 0)
+
+
+def test_windows_changed_under_calls_that_wait_for_them_cost_by_the_call(front: Front) -> None:
+    """A thousand changes are few, but not where each sends a byte on each of two thousand calls."""
+    with Raw(front.address) as raw:
+        changes = windows_of_many_calls_that_wait(raw)
+        raw.send(*(next(changes) for _ in range(2001)))
+        settle(lambda: front.echo.began == 2000)
+        with contextlib.suppress(OSError):  # the connection is closed
+            raw.send(*(next(changes) for _ in range(1000)))
+        assert raw.ending() == CALM
 
 
 def test_ten_thousand_resets_at_once_are_no_flood(raw: Raw) -> None:

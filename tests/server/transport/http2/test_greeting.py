@@ -242,6 +242,19 @@ def test_windows_that_overflow_end_what_they_belong_to(front: Front) -> None:
         assert raw.ending() == 0x3
 
 
+def test_a_window_that_a_call_has_used_up_or_taken_with_it_overflows_nothing(front: Front) -> None:
+    with Raw(front.address, window=65_535) as raw:
+        over = raw.call(TALK, end=False)
+        raw.send(WindowUpdateFrame(over, (1 << 31) - 1 - 65_535), raw.data(b"", end=True, stream=over))
+        assert raw.answer(over).status == 0
+        raw.send(SettingsFrame(0, settings={4: 1 << 20}), SettingsFrame(0, settings={4: (1 << 31) - 1}))
+        assert raw.ask(SAY, b"large:300000").messages == [b"a" * 300_000]
+        used = raw.call(SAY, b"large:300000")
+        raw.answer(used)
+        raw.send(SettingsFrame(0, settings={4: 0}), SettingsFrame(0, settings={4: (1 << 31) - 1}))
+        assert raw.ask(SAY, b"x").messages == [b"x"]
+
+
 def test_a_connection_that_is_lost_takes_its_calls_with_it(front: Front) -> None:
     with Raw(front.address) as raw:
         for _ in range(5):

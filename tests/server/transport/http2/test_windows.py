@@ -237,3 +237,15 @@ def test_a_client_that_sends_all_before_it_reads_anything_is_served(front: Front
         raw.answer(2 * count - 1)
         writer.join()
         assert all(raw.answer(2 * i + 1).headers[0]["grpc-message"] == "y" * 900 for i in range(count))
+
+
+def test_a_client_that_leaves_while_answers_are_on_their_way_leaves_no_error_behind(front: Front) -> None:
+    """Neither when its turn is to come, nor when it waits for its windows. The fixture sees what the loop complains of."""
+    for each in range(40):
+        with Raw(front.address, window=LARGEST if each % 2 else 300_000) as raw:
+            streams = [raw.call(SAY, large(300_000)) for _ in range(60)]
+            while sum(len(answer.data) for answer in raw.answers.values()) < (1 + each % 5) * 100_000:
+                raw.read()
+            raw.send(*(WindowUpdateFrame(s, 200_000) for s in streams))
+    with Raw(front.address) as raw:
+        assert raw.ask(SAY, b"x").messages == [b"x"]
