@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Self
 
 import grpc
-import trustme
 from statecell_client import Tls
 
 from tests.faults.replicas import Replica, free_port
@@ -82,6 +81,8 @@ HOW = {"haproxy": "apt-get install haproxy", "nginx": "apt-get install nginx", "
 def missing(name: str) -> str:
     """Why the program cannot be run here; "" where it can."""
     found = ENVOY.exists() if name == "envoy" else shutil.which(name) is not None
+    if shutil.which("openssl") is None:
+        return "openssl is not installed: apt-get install openssl"
     return "" if found else f"{name} is not installed: {HOW[name]}"
 
 
@@ -95,12 +96,8 @@ class Router:
         self.tls = Tls(ca=folder / "ca.pem")
 
     def __enter__(self) -> Self:
-        folder, authority = self._place.folder, trustme.CA()
-        issued = authority.issue_cert("127.0.0.1")
-        authority.cert_pem.write_to_path(str(folder / "ca.pem"))
-        issued.private_key_and_cert_chain_pem.write_to_path(str(folder / "haproxy.pem"))
-        issued.private_key_pem.write_to_path(str(folder / "key.pem"))
-        issued.cert_chain_pems[0].write_to_path(str(folder / "cert.pem"))
+        folder = self._place.folder
+        subprocess.run([DEPLOY / "certs.sh", folder], check=True, timeout=60)
         with (folder / "said").open("w") as said:
             self._process = subprocess.Popen(COMMANDS[self._name](self._place), stderr=said)
         try:

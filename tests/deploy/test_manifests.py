@@ -38,9 +38,17 @@ def entry_point() -> list[str]:
 
 
 def options(args: list[str]) -> dict[str, str]:
-    """What the server is told in the end: the image's own options, and these behind them."""
-    words = [part for word in [*entry_point()[1:], *args] for part in word.split("=", 1)]
-    return dict(zip(words[::2], words[1::2], strict=True))
+    """What the server is told in the end: the image's own options, and these behind them; "" for one without a value."""
+    told: dict[str, str] = {}
+    option = ""
+    for word in (part for arg in [*entry_point()[1:], *args] for part in arg.split("=", 1)):
+        if word.startswith("--"):
+            option = word
+            told[option] = ""
+        else:
+            assert not told[option], f"{word} belongs to no option"
+            told[option] = word
+    return told
 
 
 def server_of(objects: dict[tuple[str, str], Object]) -> Object:
@@ -76,6 +84,14 @@ def test_every_file_is_used() -> None:
 
 def test_the_options_are_the_server_s(objects: dict[tuple[str, str], Object], flags: set[str]) -> None:
     assert set(options(server_of(objects)["args"])) <= flags
+
+
+def test_clear_text_is_said_aloud(objects: dict[tuple[str, str], Object], flags: set[str]) -> None:
+    told = options(server_of(objects)["args"])
+    if "--insecure" in flags:
+        assert ("--insecure" in told) != ("--tls-cert" in told), (
+            "without TLS the server takes --host 0.0.0.0 with --insecure only"
+        )
 
 
 def test_ports_are_those_that_the_server_listens_on(objects: dict[tuple[str, str], Object]) -> None:

@@ -2,14 +2,21 @@
 
 import asyncio
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import grpc
+import numpy as np
 import pytest
+from statecell.tensor import pack
+from statecell.v1 import inference_pb2 as pb
+from statecell.v1.inference_pb2_grpc import InferenceServiceStub
 
 from tests.deploy.routers import COMMANDS, Routed, Router, missing
-from tests.faults.load import Load, LocalRun
+from tests.faults.load import INPUT_SIZE, Load, LocalRun
 from tests.faults.replicas import Redis
 
 SESSIONS = 16
@@ -21,6 +28,7 @@ COUNTED = 1.5
 class Site:
     """A router and the replicas behind it."""
 
+    program: str
     router: Router
     one: Routed
     two: Routed
@@ -32,7 +40,7 @@ def site(request: pytest.FixtureRequest, model: Path, redis: Redis, tmp_path: Pa
         pytest.skip(why)
     flags = ("--store", redis.url, "--drain-seconds", "8")
     with Routed(model, *flags) as one, Routed(model, *flags) as two, Router(request.param, tmp_path, (one, two)) as router:
-        yield Site(router, one, two)
+        yield Site(request.param, router, one, two)
 
 
 def metric(replica: Routed, name: str) -> float:
@@ -77,3 +85,47 @@ async def test_sessions_stick_and_go_on_through_a_kill_and_a_rolling_restart(sit
             await asyncio.to_thread(replica.start)
         await load.progress(10)
         await load.verify("", local)
+
+
+class Caller:
+    """Steps one durable session by plain gRPC, one call at a time, and counts what fails; a failed step is sent again."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._stub: Any = InferenceServiceStub(channel)
+        self.failed = Counter[str]()
+        self.steps = 0
+
+    async def run(self, over: asyncio.Event) -> None:
+        made = await self._stub.CreateSession(pb.CreateSessionRequest(model="lstm", batch=1, durable=True))
+        name, x = made.session.session_id, pack("x", np.zeros((1, 1, INPUT_SIZE), np.float32))
+        while not over.is_set():
+            request = pb.StepRequest(session_id=name, inputs=[x], step_index=self.steps)
+            try:
+                await self._stub.Step(request, metadata=(("x-session-id", name),), timeout=20)
+                self.steps += 1
+            except grpc.aio.AioRpcError as error:
+                self.failed[f"{error.code().name}: {error.details()}"] += 1
+            await asyncio.sleep(0.005)
+
+
+async def test_a_caller_who_does_not_retry_loses_nothing_behind_envoy_and_is_told_to_retry_behind_the_others(
+    site: Site,
+) -> None:
+    over = asyncio.Event()
+    async with grpc.aio.secure_channel(site.router.address, site.router.tls.credentials()) as channel:
+        callers = [Caller(channel) for _ in range(SESSIONS)]
+        tasks = [asyncio.create_task(caller.run(over)) for caller in callers]
+        await asyncio.sleep(COUNTED)
+        for replica, end in ((site.one, site.one.stop), (site.two, site.two.stop), (site.one, site.one.kill)):
+            await asyncio.to_thread(end)
+            await asyncio.sleep(1)
+            await asyncio.to_thread(replica.start)
+            await asyncio.sleep(1)
+        over.set()
+        await asyncio.gather(*tasks)
+    failed = sum((caller.failed for caller in callers), Counter[str]())
+    print(f"{site.program}: {sum(caller.steps for caller in callers)} steps, failed: {dict(failed)}")
+    assert min(caller.steps for caller in callers) > 100
+    if site.program == "envoy":
+        assert not failed
+    assert all(said.startswith("UNAVAILABLE: ") for said in failed)
