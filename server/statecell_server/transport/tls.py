@@ -112,7 +112,7 @@ class Certificates:
 def _named(content: bytes) -> Iterator[str]:
     """The path of a file that holds this, for OpenSSL, which reads certificates from nothing else.
 
-    In memory where the system has that: a read-only container has no place for temporary files, and a key is not left on a disk.
+    In memory where the system has that: a read-only container has no place for temporary files, and no key comes to a disk.
     """
     if hasattr(os, "memfd_create"):
         with os.fdopen(os.memfd_create("pem"), "wb") as file:
