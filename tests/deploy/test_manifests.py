@@ -86,12 +86,19 @@ def test_the_options_are_the_server_s(objects: dict[tuple[str, str], Object], fl
     assert set(options(server_of(objects)["args"])) <= flags
 
 
-def test_clear_text_is_said_aloud(objects: dict[tuple[str, str], Object], flags: set[str]) -> None:
-    told = options(server_of(objects)["args"])
-    if "--insecure" in flags:
-        assert ("--insecure" in told) != ("--tls-cert" in told), (
-            "without TLS the server takes --host 0.0.0.0 with --insecure only"
-        )
+def closed(told: dict[str, str]) -> bool:
+    """Whether strangers are kept out, by certificates of their own or by tokens, or it is said that they are not."""
+    return "--insecure" in told or ("--tls-cert" in told and bool({"--tokens", "--tls-client-ca"} & told.keys()))
+
+
+def test_who_may_call_is_said(objects: dict[tuple[str, str], Object], flags: set[str]) -> None:
+    if "--insecure" not in flags:
+        pytest.skip("this server asks nobody to say --insecure: it warns where strangers may call")
+    assert closed(options(server_of(objects)["args"])), "give the args --tokens with TLS, or --insecure"
+    compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+    assert closed(options(compose["services"]["replica-1"]["command"]))
+    (runtime,) = load(KUBERNETES / "kserve/servingruntime.yaml")
+    assert closed(options(runtime["spec"]["containers"][0]["args"]))
 
 
 def test_ports_are_those_that_the_server_listens_on(objects: dict[tuple[str, str], Object]) -> None:
