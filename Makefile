@@ -26,7 +26,7 @@ $(STAMP): requirements-dev.txt protos/pyproject.toml export/pyproject.toml serve
 	@PYTHON="$(PYTHON)" .ci/venv
 	@echo "installing statecell, PyTorch, ONNX Runtime and the tools into .venv; this takes minutes the first time"
 	$(BIN)/pip install $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -r requirements-dev.txt \
-	  -e ./protos -e "./clients/python[cli]" -e "./server[cpu,uvloop,valkey,http]" -e ./export
+	  -e ./protos -e "./clients/python[cli]" -e "./server[cpu,uvloop,valkey,http,otel]" -e ./export
 	@echo "$(CURDIR)" > $@
 
 venv-gpu:  ## Install the server with onnxruntime-gpu, without CUDA's libraries, into .venv-gpu: tests see it refuse
@@ -112,7 +112,7 @@ release: $(STAMP)  ## Set VERSION=1.2.3 everywhere and build dist/: packages, SB
 audit: $(STAMP)  ## Ask PyPI for known holes in what is installed in .venv (needs the network)
 	$(BIN)/pip-audit --strict --skip-editable --progress-spinner off
 
-outside: $(STAMP)  ## Install other people's programs, for the tests that use them (tritonclient, perf_analyzer, buf, libraries of recurrent models)
+outside: $(STAMP)  ## Install other people's programs, for the tests that use them (tritonclient, perf_analyzer, kserve, buf, libraries of recurrent models)
 	PYTHON=$(PYTHON) .ci/outside
 
 # Everything, with onnxruntime-gpu in the place of onnxruntime, which the exporter asks for: the two must never be in one environment.

@@ -12,7 +12,7 @@ PACKAGES = {
     "server": ROOT / "server/statecell_server",
     "client": ROOT / "clients/python/statecell_client",
 }
-LEAVES = {"errors", "config", "device", "__init__"}
+LEAVES = {"errors", "config", "device", "options", "__init__"}
 """Files of the server beside its rooms that every room may import."""
 ROOMS: dict[str, set[str]] = {
     "arena": set(),
@@ -120,6 +120,7 @@ def test_only_protocols_and_transport_know_grpc_and_protobuf() -> None:
         ("onnxruntime", "runtimes.ort_session"),
         ("torch", "runtimes.torchscript"),
         ("valkey", "durability.valkey_store"),
+        ("opentelemetry", "telemetry.traces"),
     ],
 )
 def test_one_file_knows_a_library(library: str, module: str) -> None:

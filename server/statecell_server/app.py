@@ -5,7 +5,9 @@ import gc
 import logging
 import os
 import signal
+import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -13,20 +15,25 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from statecell.oip import inference_pb2_grpc as oip_pb2_grpc
 from statecell.v1 import inference_pb2_grpc
 
+from statecell_server import __version__
 from statecell_server.config import Config, ConfigError, without_secrets
 from statecell_server.durability.circuit_breaker import CircuitBreaker
 from statecell_server.durability.store import MemoryStore
 from statecell_server.engine.engine import Engine
 from statecell_server.protocols.oip.service import GRPCInferenceService
+from statecell_server.protocols.standing import Health, Reflection
 from statecell_server.protocols.v1.service import InferenceService
 from statecell_server.runtimes.runtime import DeviceLost
+from statecell_server.telemetry.access_log import access_log
 from statecell_server.transport import address
 from statecell_server.transport.grpcio_server import GrpcioServer
 from statecell_server.transport.http2.server import Server
 from statecell_server.transport.limits import Limits
 from statecell_server.transport.tls import Certificates, TlsError, TlsFiles
+from statecell_server.transport.watch import Watch, together
 
 if TYPE_CHECKING:
+    from statecell_server.telemetry.traces import Traces
     from statecell_server.transport.http1.server import HttpServer
 
 SERVICES = ("statecell.v1.InferenceService", "inference.GRPCInferenceService")
@@ -37,8 +44,26 @@ EVERYWHERE = ("", "0.0.0.0", "::")
 LINGER_SECONDS = 0.25
 CERTIFICATE_SECONDS = 5.0
 """Between two looks at the certificate's files."""
+TRACES_SECONDS = 2.0
+"""At the end, for what a collector is still to get."""
 STORE = "statecell.store"
 """What grpc.health.v1 is asked for to know whether durable sessions are served."""
+
+
+def _password(path: Path | None) -> str | None:
+    """The file's, without the newline at its end. Raises ConfigError, which says nothing of what is in it."""
+    if path is None:
+        return None
+    try:
+        password = path.read_text().removesuffix("\n").removesuffix("\r")
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no UTF-8"
+        raise ConfigError(f"--store-password-file {path} cannot be read: {why}; expected the password alone") from None
+    if not password or "\n" in password or len(password) > 4096:
+        raise ConfigError(
+            f"--store-password-file {path} is empty, or more than one line of 4096 characters; expected the password"
+        )
+    return password
 
 
 class App:
@@ -52,11 +77,15 @@ class App:
             self._check_http(config.host, config.http_port)
         self._certificates = self._read_certificates(config, "h2")
         self._http_certificates = self._read_certificates(config, "http/1.1") if config.http_port is not None else None
+        self._traces = self._traces_to(config.otlp_endpoint) if config.traced else None
+        watches: list[Watch] = [access_log] if config.access_log else []
+        self._watch = together(watches + ([self._traces] if self._traces is not None else []))
         self._store = self._store_behind(config)
         self._engine = Engine(config, self._store, self._changed, self._lose)
         self._service = InferenceService(self._engine)
         self._oip_service = GRPCInferenceService(self._engine, config)
-        self._health = health.aio.HealthServicer()
+        self._health = Health()
+        self._reflection = Reflection([*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME])
         self._ready = False  # as grpc.health.v1 says of the server as a whole
         self._stop = asyncio.Event()
         self._lost = ""  # why no more can be served
@@ -75,6 +104,19 @@ class App:
             ) from error
 
     @staticmethod
+    def _traces_to(endpoint: str | None) -> "Traces | None":
+        """None where the environment asks for what is not installed. Raises ConfigError."""
+        try:
+            from statecell_server.telemetry.traces import Traces
+        except ImportError as error:
+            missing = "traces need OpenTelemetry: pip install 'statecell-server[otel]'"
+            if endpoint is not None:
+                raise ConfigError(f"--otlp-endpoint: {missing}") from error
+            log.warning("the environment asks for traces (OTEL_EXPORTER_OTLP_ENDPOINT), there will be none: %s", missing)
+            return None
+        return Traces(__version__, endpoint)
+
+    @staticmethod
     def _read_certificates(config: Config, protocol: str) -> Certificates | None:
         if config.tls_cert is None or config.tls_key is None:
             return None
@@ -88,13 +130,14 @@ class App:
         if not config.store:
             return None
         if config.store == "memory":
-            return CircuitBreaker(MemoryStore(config.session_ttl), self._changed)
+            return CircuitBreaker(MemoryStore(config.longest_ttl), self._changed)
         try:
             from statecell_server.durability.valkey_store import ValkeyStore
         except ImportError as error:
             raise ConfigError("--store valkey://... needs valkey-py: pip install 'statecell-server[valkey]'") from error
+        password = _password(config.store_password_file)
         try:
-            store = ValkeyStore(config.store, ttl=config.session_ttl, timeout=config.store_timeout)
+            store = ValkeyStore(config.store, ttl=config.longest_ttl, timeout=config.store_timeout, password=password)
         except (ValueError, TypeError, AttributeError):
             # Nothing of what it says: there may be a piece of the password in it.
             shown = without_secrets(config.store)
@@ -135,6 +178,7 @@ class App:
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000)
+        log.info("models: %s", ", ".join(f"{runner.name}/{runner.version}" for runner in self._engine.models))
         self._announce(port)
         if http is not None:
             self._announce(http[1], "HTTP on")
@@ -144,6 +188,10 @@ class App:
             task.cancel()
         if self._store is not None:
             await self._store.close()
+        if self._traces is not None:
+            closing = threading.Thread(target=self._traces.close, daemon=True)  # the collector may not answer
+            closing.start()
+            await asyncio.to_thread(closing.join, TRACES_SECONDS)
         if self._lost:
             raise DeviceLost(self._lost)
 
@@ -162,6 +210,7 @@ class App:
             server,
             lambda: self._ready,
             self._http_certificates,
+            self._watch,
         )
         try:
             return http, await http.listen(self._config.host, self._config.http_port)
@@ -191,14 +240,13 @@ class App:
         )
 
     def _server(self) -> Server | GrpcioServer:
-        server = (Server if self._config.front == "http2" else GrpcioServer)(self._limits(), self._certificates)
+        server = (Server if self._config.front == "http2" else GrpcioServer)(self._limits(), self._certificates, self._watch)
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(self._service, server)
         server.add_direct_handlers(SERVICES[0], self._service.direct)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         oip_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self._oip_service, server)
         server.add_direct_handlers(SERVICES[1], self._oip_service.direct)
-        names = reflection.aio.ReflectionServicer([*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME])
-        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(names, server)
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(self._reflection, server)
         return server
 
     async def _keep_reporting(self) -> None:
@@ -237,6 +285,7 @@ class App:
         await asyncio.wait([asyncio.create_task(self._engine.drain())], timeout=seconds / 2)
         self._service.drain()
         self._oip_service.drain()
+        self._reflection.end()
         if self._store is not None:
             # Until the clients of durable sessions have heard that they are to go elsewhere: gRPC would cancel calls that
             # arrive at the moment of its stop.

@@ -21,8 +21,10 @@ from statecell_server.telemetry.sources import Listener, Sources
 from statecell_server.transport.http1.guard import Guard
 from statecell_server.transport.http1.server import HttpServer
 from statecell_server.transport.http1.turns import Turns
+from statecell_server.transport.http1.watched import Watched
 from statecell_server.transport.limits import Limits
 from statecell_server.transport.tls import Certificates
+from statecell_server.transport.watch import Watch
 
 
 def web(
@@ -34,6 +36,7 @@ def web(
     listener: Listener,
     ready: Callable[[], bool],
     certificates: Certificates | None,
+    watch: Watch | None = None,
 ) -> HttpServer:
     """`listener`: the gRPC server, which listens already. `ready`: what grpc.health.v1 says of the server as a whole."""
     turns = Turns()
@@ -52,7 +55,8 @@ def web(
         routes=[*endpoints(Collector(sources), ready, turns), *rest.all()],
         exception_handlers={HTTPException: _refuse, Exception: _fail},
     )
-    server = HttpServer(Guard(app, limits.metadata), limits, certificates)
+    guarded = Guard(app, limits.metadata)
+    server = HttpServer(guarded if watch is None else Watched(guarded, watch), limits, certificates)
     return server
 
 

@@ -161,6 +161,7 @@ def test_names_lead_somewhere(objects: dict[tuple[str, str], Object]) -> None:
 def test_a_pod_may_do_nothing_that_it_need_not(objects: dict[tuple[str, str], Object]) -> None:
     pod, container = objects[NAME]["spec"]["template"]["spec"], server_of(objects)
     assert pod["automountServiceAccountToken"] is False
+    assert pod["enableServiceLinks"] is False, "STATECELL_PORT of a service named statecell would be taken for --port"
     assert pod["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
     assert container["securityContext"] == {
         "allowPrivilegeEscalation": False,

@@ -11,6 +11,7 @@ from tests.conftest import LIMIT
 
 ROOT = Path(__file__).parents[2]
 TRITON = ROOT / ".venv-triton"
+KSERVE = ROOT / ".venv-kserve"
 LIBRARIES = ROOT / ".venv-libraries"
 BUF = ROOT / ".venv-buf/node_modules/.bin/buf"
 
@@ -34,7 +35,7 @@ def runner(program: list[str], environment: dict[str, str]) -> Run:
 def triton_python() -> Run:
     """The interpreter that has tritonclient: a process of its own, as the protocol's types can be registered once in one."""
     python, environment = TRITON / "bin/python", {"PATH": os.environ["PATH"]}
-    if not installed(python, [str(python), "-c", "import tritonclient.grpc.aio"], environment):
+    if not installed(python, [str(python), "-c", "import tritonclient.grpc.aio, tritonclient.http"], environment):
         pytest.skip("there is no tritonclient in .venv-triton: make outside")
     return runner([str(python)], environment)
 
@@ -47,6 +48,15 @@ def perf_analyzer() -> Run:
     if not installed(program, [str(program), "--version"], environment):
         pytest.skip("there is no perf_analyzer that starts in .venv-triton: make outside")
     return runner([str(program)], environment)
+
+
+@pytest.fixture(scope="session")
+def kserve_python() -> Run:
+    """The interpreter that has KServe's client."""
+    python, environment = KSERVE / "bin/python", {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/")}
+    if not installed(python, [str(python), "-c", "import kserve"], environment):
+        pytest.skip("there is no kserve in .venv-kserve: make outside")
+    return runner([str(python)], environment)
 
 
 @pytest.fixture(scope="session")

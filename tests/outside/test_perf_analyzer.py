@@ -53,6 +53,29 @@ def test_perf_analyzer_may_begin_again_with_the_ids_that_it_left_live(perf_analy
     assert runs[1].returncode == 0, runs[1].stdout + runs[1].stderr
 
 
+def test_perf_analyzer_runs_over_rest(perf_analyzer: Run, serve: Serve) -> None:
+    with serve("--http-port", "0") as server:
+        for model, flags in (
+            ("lstm", ["--shape", "x:1,1,10", "--sequence-length", "20"]),
+            ("bidirectional", ["--shape", "x:5,3,10"]),
+        ):
+            where = ["-m", model, "-u", server.http, "-i", "http", *DATA, *flags]
+            run = perf_analyzer(*where, "--concurrency-range", "4", "--request-count", "200")
+            assert run.returncode == 0, run.stdout + run.stderr
+            assert figure(run.stdout, "Successful request count") >= 190
+
+
+def test_perf_analyzer_runs_on_its_own_data_again_and_again_where_nan_and_restarts_are_allowed(
+    perf_analyzer: Run, serve: Serve
+) -> None:
+    with serve("--non-finite", "allow", "--sequence-start", "restart") as server:
+        where = ["-m", "lstm", "-u", server.address, "-i", "grpc", "--shape", "x:1,1,10", "--sequence-length", "20"]
+        for _ in range(2):
+            run = perf_analyzer(*where, "--concurrency-range", "8", "--request-count", "400")
+            assert run.returncode == 0, run.stdout + run.stderr
+            assert figure(run.stdout, "Successful request count") >= 390
+
+
 def test_perf_analyzer_runs_a_model_that_has_no_sequences(perf_analyzer: Run, server: Server) -> None:
     where = ["-m", "bidirectional", "-u", server.address, "-i", "grpc", "--shape", "x:5,3,10", *DATA]
     run = perf_analyzer(*where, "--concurrency-range", "4", "--request-count", "100")

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.conftest import Server
+from tests.conftest import Serve, Server
 from tests.outside.conftest import Run
 from tests.server.caller import Caller
 
@@ -19,6 +19,24 @@ def test_tritonclient_steps_sequences(triton_python: Run, server: Server, kind: 
     run = triton_python(PROGRAM, server.address, kind, tmp_path / "x.npy", tmp_path / "y.npy")
     assert run.returncode == 0, run.stderr
     expected = Caller(server.address).infer("lstm", X.swapaxes(0, 1))["y"].swapaxes(0, 1)
+    assert np.array_equal(np.load(tmp_path / "y.npy"), expected)
+
+
+def test_tritonclient_steps_sequences_over_rest(triton_python: Run, serve: Serve, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", X)
+    with serve("--http-port", "0") as server:
+        run = triton_python(PROGRAM, server.http, "http", tmp_path / "x.npy", tmp_path / "y.npy")
+        assert run.returncode == 0, run.stderr
+        expected = Caller(server.address).infer("lstm", X.swapaxes(0, 1))["y"].swapaxes(0, 1)
+    assert np.array_equal(np.load(tmp_path / "y.npy"), expected)
+
+
+def test_kserves_client_steps_a_sequence_over_rest(kserve_python: Run, serve: Serve, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", X[0])
+    with serve("--http-port", "0") as server:
+        run = kserve_python(PROGRAM.with_name("kserve_program.py"), server.http, tmp_path / "x.npy", tmp_path / "y.npy")
+        assert run.returncode == 0, run.stderr
+        expected = Caller(server.address).infer("lstm", X[0][:, None])["y"][:, 0]
     assert np.array_equal(np.load(tmp_path / "y.npy"), expected)
 
 

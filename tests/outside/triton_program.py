@@ -1,6 +1,6 @@
 """A program of a user of tritonclient, run by .venv-triton/bin/python: sequences of single steps, one after the other.
 
-python triton_program.py ADDRESS KIND X.npy Y.npy, KIND being unary, stream, aio-unary, aio-stream or errors. X is float32
+python triton_program.py ADDRESS KIND X.npy Y.npy, KIND being unary, stream, aio-unary, aio-stream, http or errors. X is float32
 [sequences, seq_len, 10]; Y gets what the model "lstm" made of them, [sequences, seq_len, 20].
 """
 
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import tritonclient.grpc as triton
 import tritonclient.grpc.aio as triton_aio
+import tritonclient.http as triton_http
 
 
 def requests(x: np.ndarray) -> Iterator[dict[str, Any]]:
@@ -55,6 +56,26 @@ def unary(address: str, x: np.ndarray) -> np.ndarray:
     for request in requests(x):
         found.add(client.infer(**request))
     assert client.get_inference_statistics("lstm").model_stats[0].inference_stats.success.count >= x.shape[0] * x.shape[1]
+    return found.y
+
+
+def http(address: str, x: np.ndarray) -> np.ndarray:
+    """Over REST, tensors binary and as JSON by turns."""
+    client, found = triton_http.InferenceServerClient(address), Collected(x)
+    assert client.is_server_live()
+    assert client.is_server_ready()
+    assert client.is_model_ready("lstm")
+    assert client.get_model_metadata("lstm")["inputs"][0]["shape"] == [-1, -1, 10]
+    assert client.get_model_config("lstm")["sequence_batching"]["state"][0]["input_name"] == "h_0"
+    assert "lstm" in {model["name"] for model in client.get_model_repository_index()}
+    assert client.get_trace_settings("lstm")["trace_level"] == ["OFF"]
+    assert client.get_log_settings()["log_info"] is True
+    for number, request in enumerate(requests(x)):
+        tensor = triton_http.InferInput("x", [1, 1, x.shape[2]], "FP32")
+        i, t = map(int, request["request_id"].split())
+        tensor.set_data_from_numpy(x[i, t].reshape(1, 1, -1), binary_data=number % 2 == 0)
+        outputs = [triton_http.InferRequestedOutput("y", binary_data=number % 3 == 0)]
+        found.y[i, t] = client.infer(**{**request, "inputs": [tensor], "outputs": outputs}).as_numpy("y").reshape(-1)
     return found.y
 
 
@@ -120,4 +141,4 @@ if __name__ == "__main__":
     if kind in ("aio-unary", "aio-stream"):
         np.save(target, asyncio.run({"aio-unary": aio_unary, "aio-stream": aio_stream}[kind](address, x)))
     else:
-        np.save(target, {"unary": unary, "stream": stream, "errors": errors}[kind](address, x))
+        np.save(target, {"unary": unary, "stream": stream, "http": http, "errors": errors}[kind](address, x))

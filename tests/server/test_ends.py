@@ -1,16 +1,21 @@
 """Odd beginnings and endings: wrong options, closed outputs, signals; one line each, no traceback, no password."""
 
 import os
+import queue
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from statecell_server.config import Config, ConfigError, without_secrets
 
 from tests.conftest import LIMIT, Serve
@@ -158,6 +163,32 @@ def test_a_server_without_outputs_keeps_its_sockets_apart_from_them(lstm_only: P
         assert not any(target.startswith("socket:") for target in standard)
         process.terminate()
         assert process.wait(LIMIT) == 0
+
+
+@pytest.mark.parametrize("front", ["http2", "grpcio"])
+def test_what_clients_leave_open_does_not_hold_up_the_end(serve: Serve, lstm_only: Path, front: str) -> None:
+    """Watchers of the health and readers of the reflection, of which some have asked and some have not."""
+    with serve("--front", front, "--drain-seconds", "60", models=lstm_only) as server, ExitStack() as stack:
+        channels = [stack.enter_context(grpc.insecure_channel(server.address)) for _ in range(3)]
+        watches = [
+            health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=service))
+            for channel, service in zip(channels, ("", "lstm", "nobody"), strict=True)
+        ]
+        assert [next(watch).status for watch in watches] == [1, 1, 3]
+        asked = [queue.SimpleQueue[reflection_pb2.ServerReflectionRequest | None]() for _ in range(2)]
+        stubs = [reflection_pb2_grpc.ServerReflectionStub(channel) for channel in channels]
+        streams = [stub.ServerReflectionInfo(iter(q.get, None)) for stub, q in zip(stubs, asked, strict=False)]
+        asked[0].put(reflection_pb2.ServerReflectionRequest(list_services=""))
+        assert next(streams[0]).HasField("list_services_response")
+        began = time.monotonic()
+        server.process.terminate()
+        assert server.process.wait(LIMIT) == 0
+        assert time.monotonic() - began < 30
+        assert [[answer.status for answer in watch] for watch in watches] == [[2], [2], []]
+        for stream, requests in zip(streams, asked, strict=True):
+            assert list(stream) == []
+            assert stream.code() == grpc.StatusCode.OK
+            requests.put(None)
 
 
 @contextmanager

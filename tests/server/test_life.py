@@ -78,13 +78,13 @@ def test_sigterm_finishes_what_is_in_flight_and_exits_with_0(serve: Serve) -> No
     [
         (["--models", "nowhere"], "nowhere is not a folder"),
         (["--port", "70000"], "--port is 70000"),
-        (["--state-memory", "plenty"], "is not a size"),
+        (["--state-memory", "plenty"], "--state-memory is 'plenty', expected a size such as 512MiB"),
         (["--max-batch", "0"], "--max-batch is 0"),
         (["--store", "localhost:6379"], "--store is 'localhost:6379', expected memory or valkey://host:port/db"),
         (["--store", "valkey://localhost:port/0"], "--store is 'valkey://localhost:port/0'"),
-        (["--durability", "sometimes"], "'sometimes' is no durability"),
-        (["--durability", "every=0"], "--durability is every=0"),
-        (["--log-level", "verbose"], "'verbose' is no level, expected DEBUG, INFO, WARNING or ERROR"),
+        (["--durability", "sometimes"], "--durability is 'sometimes', expected every_step or every=N"),
+        (["--durability", "every=0"], "--durability is 'every=0', expected every_step or every=N"),
+        (["--log-level", "verbose"], "--log-level is 'verbose', expected DEBUG, INFO, WARNING or ERROR"),
     ],
 )
 def test_a_bad_option_is_named_and_ends_with_2(models: Path, flags: list[str], says: str) -> None:

@@ -29,7 +29,7 @@ class GRPCInferenceServiceStub(object):
     """Models by name, called with named tensors; recurrent ones by sequences whose state stays on the server.
 
     An error is a gRPC status with google.rpc.ErrorInfo in its details, as in statecell.v1. Rpcs of Triton that are not here
-    (shared memory, trace and log settings) answer UNIMPLEMENTED.
+    (shared memory) answer UNIMPLEMENTED.
     """
 
     def __init__(self, channel):
@@ -98,13 +98,23 @@ class GRPCInferenceServiceStub(object):
                 request_serializer=statecell_dot_oip_dot_inference__pb2.RepositoryModelUnloadRequest.SerializeToString,
                 response_deserializer=statecell_dot_oip_dot_inference__pb2.RepositoryModelUnloadResponse.FromString,
                 _registered_method=True)
+        self.TraceSetting = channel.unary_unary(
+                '/inference.GRPCInferenceService/TraceSetting',
+                request_serializer=statecell_dot_oip_dot_inference__pb2.TraceSettingRequest.SerializeToString,
+                response_deserializer=statecell_dot_oip_dot_inference__pb2.TraceSettingResponse.FromString,
+                _registered_method=True)
+        self.LogSettings = channel.unary_unary(
+                '/inference.GRPCInferenceService/LogSettings',
+                request_serializer=statecell_dot_oip_dot_inference__pb2.LogSettingsRequest.SerializeToString,
+                response_deserializer=statecell_dot_oip_dot_inference__pb2.LogSettingsResponse.FromString,
+                _registered_method=True)
 
 
 class GRPCInferenceServiceServicer(object):
     """Models by name, called with named tensors; recurrent ones by sequences whose state stays on the server.
 
     An error is a gRPC status with google.rpc.ErrorInfo in its details, as in statecell.v1. Rpcs of Triton that are not here
-    (shared memory, trace and log settings) answer UNIMPLEMENTED.
+    (shared memory) answer UNIMPLEMENTED.
     """
 
     def ServerLive(self, request, context):
@@ -186,6 +196,20 @@ class GRPCInferenceServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def TraceSetting(self, request, context):
+        """What is traced; it is set when the server is started, and a request with settings is refused.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LogSettings(self, request, context):
+        """What is logged; as TraceSetting.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_GRPCInferenceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -249,6 +273,16 @@ def add_GRPCInferenceServiceServicer_to_server(servicer, server):
                     request_deserializer=statecell_dot_oip_dot_inference__pb2.RepositoryModelUnloadRequest.FromString,
                     response_serializer=statecell_dot_oip_dot_inference__pb2.RepositoryModelUnloadResponse.SerializeToString,
             ),
+            'TraceSetting': grpc.unary_unary_rpc_method_handler(
+                    servicer.TraceSetting,
+                    request_deserializer=statecell_dot_oip_dot_inference__pb2.TraceSettingRequest.FromString,
+                    response_serializer=statecell_dot_oip_dot_inference__pb2.TraceSettingResponse.SerializeToString,
+            ),
+            'LogSettings': grpc.unary_unary_rpc_method_handler(
+                    servicer.LogSettings,
+                    request_deserializer=statecell_dot_oip_dot_inference__pb2.LogSettingsRequest.FromString,
+                    response_serializer=statecell_dot_oip_dot_inference__pb2.LogSettingsResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'inference.GRPCInferenceService', rpc_method_handlers)
@@ -261,7 +295,7 @@ class GRPCInferenceService(object):
     """Models by name, called with named tensors; recurrent ones by sequences whose state stays on the server.
 
     An error is a gRPC status with google.rpc.ErrorInfo in its details, as in statecell.v1. Rpcs of Triton that are not here
-    (shared memory, trace and log settings) answer UNIMPLEMENTED.
+    (shared memory) answer UNIMPLEMENTED.
     """
 
     @staticmethod
@@ -578,6 +612,60 @@ class GRPCInferenceService(object):
             '/inference.GRPCInferenceService/RepositoryModelUnload',
             statecell_dot_oip_dot_inference__pb2.RepositoryModelUnloadRequest.SerializeToString,
             statecell_dot_oip_dot_inference__pb2.RepositoryModelUnloadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TraceSetting(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/inference.GRPCInferenceService/TraceSetting',
+            statecell_dot_oip_dot_inference__pb2.TraceSettingRequest.SerializeToString,
+            statecell_dot_oip_dot_inference__pb2.TraceSettingResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LogSettings(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/inference.GRPCInferenceService/LogSettings',
+            statecell_dot_oip_dot_inference__pb2.LogSettingsRequest.SerializeToString,
+            statecell_dot_oip_dot_inference__pb2.LogSettingsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -69,13 +69,13 @@ class InputCheck:
         return Inputs(arrays, symbols.get(SEQ_LEN, 1), symbols.get(BATCH, 1), shared)
 
 
-def check_states(spec: ModelSpec, tensors: Mapping[str, Array], rows: int) -> list[Array]:
-    """An array for each of the spec's states, of `rows` rows. Raises as InputCheck does, and NonFiniteInput."""
+def check_states(spec: ModelSpec, tensors: Mapping[str, Array], rows: int, *, finite: bool = True) -> list[Array]:
+    """An array for each of the spec's states, of `rows` rows. Raises as InputCheck does, and where `finite`, NonFiniteInput."""
     _check_names("state", [s.input for s in spec.states], tensors)
     arrays = [tensors[s.input] for s in spec.states]
     for state, array in zip(spec.states, arrays, strict=True):
         _check_tensor(state, array, {BATCH: rows})
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
+        if finite and array.dtype.kind == "f" and not np.isfinite(array).all():
             raise NonFiniteInput(f"{state.input} has NaN or infinity, expected finite numbers", field=state.input)
     return arrays
 

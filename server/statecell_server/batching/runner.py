@@ -66,12 +66,13 @@ class Runner:
         self.scheduler = Scheduler(
             self.spec, sessions.budget, self.sharing.max_batch, config.max_queue, self.sharing.run_length
         )
+        self.finite = config.non_finite == "refuse"  # of inputs and states that clients send
         self.replies = Replies(self.spec.outputs)
         self.max_answer = config.max_message
-        self.home = Home(name, version, self.replies)
+        self.home = Home(name, version, self.replies, config.session_ttl)
         self.sessions = Residents(sessions, self.home)
         self.capacity = self.arena.budget + config.spill_memory // max(self.arena.row_bytes, 1)
-        executor = Executor(runtime, self.arena, self.replies, self.sharing.min_batch)
+        executor = Executor(runtime, self.arena, self.replies, self.sharing.min_batch, finite=self.finite)
         on_loop = runtime.device == "cpu"  # while a GPU runs, the loop has better things to do than to wait for it
         self.launcher = Launcher(
             f"{name}-{version}", self.scheduler, executor, self.arena, self.sessions, lost, on_loop=on_loop

@@ -47,8 +47,11 @@ return table.concat(answers, '\\n')
 class ValkeyStore:
     """`ValkeyStore("valkey://localhost:6379/0", ttl=3600, timeout=0.5)`. Connects at the first call."""
 
-    def __init__(self, url: str, *, ttl: float, timeout: float) -> None:
-        """`timeout`: seconds for one call, all its attempts together. Raises ValueError where the URL is none."""
+    def __init__(self, url: str, *, ttl: float, timeout: float, password: str | None = None) -> None:
+        """`timeout`: seconds for one call, all its attempts together. `password`: where the URL has none.
+
+        Raises ValueError where the URL is none.
+        """
         self._ttl = max(int(ttl * 1000), 1)
         self._timeout = timeout
         pool = BlockingConnectionPool.from_url(
@@ -58,6 +61,7 @@ class ValkeyStore:
             socket_connect_timeout=timeout,
             socket_timeout=timeout,
             retry=Retry(NoBackoff(), 0),
+            **({} if password is None else {"password": password}),
         )
         where = pool.connection_kwargs
         self.address = f"{where.get('host', 'localhost')}:{where.get('port', 6379)}" if "path" not in where else where["path"]

@@ -39,7 +39,7 @@ class Engine:
 
         Raises runtime.LoadError.
         """
-        self.sessions = Sessions(config.session_ttl, Budget(config.session_memory))
+        self.sessions = Sessions(config.longest_ttl, Budget(config.session_memory))
         self.models = Repository(config, store, self.sessions, lost)
         self._config = config
         self._changed = changed

@@ -80,7 +80,7 @@ class Lifecycle:
         name = session_id or self._sessions.issue(durable=durable)
         session = Session(name, runner.home, batch, durable, created=self._sessions.now())
         if state:
-            session.load([np.array(a) for a in check_states(spec, state, batch)])
+            session.load([np.array(a) for a in check_states(spec, state, batch, finite=runner.finite)])
         if snapshot is not None:
             session.step_index = snapshot.step_index
         await self._admission.found([session], runner)

@@ -33,7 +33,7 @@ class Loader:
         self._store = store
         self._sessions = sessions
         self._lost = lost
-        self._trials = trial_load.Trials(config)
+        self._trials = trial_load.Trials()
 
     @property
     def longest(self) -> float:
@@ -47,9 +47,9 @@ class Loader:
     def _load(self, one: Found) -> Runner:
         if wrong := one.wrong():
             raise LoadError(wrong)
-        config, name = self._config, one.name
+        config, name = self._config.of(one.name), one.name
         chosen, device = self._chosen(one)
-        tried = self._trials.run(one.folder, chosen, device) if self.tries(one) else None
+        tried = self._trials.run(one.folder, chosen, device, config) if self.tries(one) else None
         runtime = load(one.folder, chosen, device, config)
         if tried is not None and tried[0] != runtime.digest:
             raise LoadError(
@@ -64,15 +64,16 @@ class Loader:
 
     def _chosen(self, one: Found) -> tuple[str, Device]:
         files = [file for file, *_ in one.mark]
-        runtime = self._config.runtimes.get(one.name) or ("onnxruntime" if "model.onnx" in files else "torchscript")
-        return runtime, self._config.devices.get(one.name, self._config.device)
+        config = self._config.of(one.name)
+        runtime = config.runtime if config.runtime != "auto" else "onnxruntime" if "model.onnx" in files else "torchscript"
+        return runtime, config.device
 
     def tries(self, one: Found) -> bool:
         """Whether the version is tried in a process of its own first."""
         runtime, device = self._chosen(one)
         file = "model.onnx" if runtime == "onnxruntime" else "model.pt"
         size = next((size for name, _, size, _ in one.mark if name == file), 0)
-        return trial_load.wanted(self._config, runtime, device, size)
+        return trial_load.wanted(self._config.of(one.name), runtime, device, size)
 
     def reason(self, one: Found, error: Exception) -> str:
         """Why the version is not served, in one line."""

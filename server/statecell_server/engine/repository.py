@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from statecell_server.batching.runner import Runner
-from statecell_server.config import Config
+from statecell_server.config import OPTIONS, Config
 from statecell_server.durability.store import StateStore
 from statecell_server.engine.attempt import attempt
 from statecell_server.engine.loader import Loader
 from statecell_server.engine.served import Served
 from statecell_server.engine.shelf import Found, Mark, look, look_at
 from statecell_server.errors import ModelInUse, ModelNotFound, ModelRefused, SnapshotMismatch
+from statecell_server.options import closest
 from statecell_server.runtimes.runtime import DeviceError, DeviceLost, LoadError
 from statecell_server.sessions.budget import Budget
 from statecell_server.sessions.table import Sessions
@@ -59,7 +60,7 @@ class Repository:
         self._config = config
         self._lost = lost
         if sessions is None:
-            sessions = Sessions(config.session_ttl, Budget(config.session_memory))
+            sessions = Sessions(config.longest_ttl, Budget(config.session_memory))
         self._loader = Loader(config, store, sessions, lost)
         self._served = Served()
         self.of = self._served.of
@@ -89,10 +90,13 @@ class Repository:
             more = f"; and {len(reasons) - 3} more" if len(reasons) > 3 else ""
             raise LoadError(f"no model in {config.models} can be served: {'; '.join(reasons[:3])}{more}")
         names = sorted({one.name for one in found})
-        for option, given in (("--runtime", config.runtimes), ("--device", config.devices)):
-            for name in given:
-                if name not in names:
-                    raise LoadError(f"{option} names {name!r}, which is no model; there are {', '.join(names)}")
+        for name, own in config.for_models.items():
+            if name not in names:
+                settings = ", ".join(OPTIONS[field].name for field in own)
+                raise LoadError(
+                    f"models.{name} has settings ({settings}), but {name!r} is no model; there are {', '.join(names)}"
+                    + closest(name, names)
+                )
 
     def _settle(self, one: Found, loading: "concurrent.futures.Future[Runner]", seconds: float) -> None:
         """Takes in what is loaded by then; what is still being loaded, though others wait to be served, comes later."""

@@ -72,7 +72,7 @@ class Steps:
         inputs = runner.check(given, None)
         session = Session("", runner.home, inputs.rows)
         if states:
-            session.load(check_states(runner.spec, states, inputs.rows))
+            session.load(check_states(runner.spec, states, inputs.rows, finite=runner.finite))
 
         def submit(done: Callable[[Ticket], None]) -> Ticket:
             return self._intake.place_alone(runner, session, inputs, done)

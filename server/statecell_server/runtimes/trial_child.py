@@ -1,6 +1,6 @@
 """The process that tries models: `python -m statecell_server.runtimes.trial_child`, started by trial_load.
 
-Reads pickles of its parent, the Config and then (folder, runtime, device) each, and answers each with a line of JSON.
+Reads pickles of its parent, (folder, runtime, device, Config) each, and answers each with a line of JSON.
 """
 
 import contextlib
@@ -61,10 +61,9 @@ def main() -> None:
     with contextlib.suppress(OSError):
         os.nice(10)  # who is served already comes first
     asked = sys.stdin.buffer
-    config = pickle.load(asked)
     while True:
         try:
-            folder, runtime, device = pickle.load(asked)
+            folder, runtime, device, config = pickle.load(asked)
         except EOFError:
             return
         limit(device, config)

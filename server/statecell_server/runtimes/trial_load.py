@@ -43,21 +43,20 @@ def wanted(config: Config, runtime: str, device: Device, size: int) -> bool:
 class Trials:
     """Processes that try models, one model at a time each. For any thread; those that wait for work end with `rest`."""
 
-    def __init__(self, config: Config) -> None:
-        self._config = replace(config, store="")  # no business of a model's, with its password
+    def __init__(self) -> None:
         self._idle: list[_Process] = []
         self._busy: set[_Process] = set()
         self._closed = False
         self._lock = threading.Lock()
 
-    def run(self, folder: Path, runtime: str, device: Device) -> tuple[str, Sharing]:
+    def run(self, folder: Path, runtime: str, device: Device, config: Config) -> tuple[str, Sharing]:
         """(the artifact's digest, what may share a run there). Raises LoadError, whatever the model did to its process."""
         with self._lock:
-            process = self._idle.pop() if self._idle else _Process(self._config)
+            process = self._idle.pop() if self._idle else _Process()
             self._busy.add(process)
         fit = False
         try:
-            answer = process.ask(folder, runtime, device, self._config.load_seconds)
+            answer = process.ask(folder, runtime, device, config)
             fit = True
         finally:
             with self._lock:
@@ -89,21 +88,22 @@ class Trials:
 class _Process:
     """trial_child.py in a process of its own."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self) -> None:
         self._said = _scratch()  # its standard error: a pipe that nobody reads would fill up
         command = [sys.executable, "-m", "statecell_server.runtimes.trial_child"]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said, bufsize=0)
-        self._tell(config)
 
     def _tell(self, what: object) -> None:
         assert self._process.stdin is not None, "it is a pipe"
         with contextlib.suppress(BrokenPipeError):  # it has ended: `ask` finds that, and why
             pickle.dump(what, self._process.stdin)
 
-    def ask(self, folder: Path, runtime: str, device: Device, seconds: float) -> bytes:
+    def ask(self, folder: Path, runtime: str, device: Device, config: Config) -> bytes:
         """Its answer. Raises LoadError where it gave none."""
         assert self._process.stdout is not None, "it is a pipe"
-        self._tell((folder, runtime, device))
+        # A store is no business of a model's, with its password.
+        self._tell((folder, runtime, device, replace(config, store="", store_password_file=None)))
+        seconds = config.load_seconds
         until, answer = time.monotonic() + seconds, b""
         while not answer.endswith(b"\n"):
             left = until - time.monotonic()

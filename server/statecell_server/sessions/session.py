@@ -25,6 +25,8 @@ class Home:
     name: str
     version: str
     replies: Replies
+    ttl: float
+    """Seconds after which an idle session of it is dropped."""
 
 
 @dataclass(slots=True, eq=False)

@@ -20,10 +20,11 @@ class Sessions:
     """The table of sessions. Belongs to the event loop."""
 
     def __init__(self, ttl: float, budget: Budget) -> None:
+        """`ttl`: seconds for which a store keeps a session; each home has its own for those that are here."""
         self.budget = budget
         self._ttl = ttl
         self._sessions: dict[str, Session] = {}
-        self._expired: OrderedDict[str, None] = OrderedDict()
+        self._expired: OrderedDict[str, float] = OrderedDict()
         # Ids begin with a mark of this process: one that does not is of a server that is gone.
         self.mark = secrets.token_hex(4)
         self._numbers = count(1)
@@ -69,10 +70,8 @@ class Sessions:
 
     def absent(self, session_id: str) -> StatecellError:
         """Why there is no such session here, nor in the store if it was durable."""
-        if session_id in self._expired:
-            return SessionExpired(
-                f"session {session_id} was idle for {self._ttl:g} s and is gone; {ANEW}", session_id=session_id
-            )
+        if (ttl := self._expired.get(session_id)) is not None:
+            return SessionExpired(f"session {session_id} was idle for {ttl:g} s and is gone; {ANEW}", session_id=session_id)
         mark, dash, rest = session_id.partition("-")
         if dash and len(mark) == 8 and len(rest) == 22 and mark != self.mark:
             return SessionLost(
@@ -93,10 +92,10 @@ class Sessions:
 
     def expire(self, now: float) -> list[Session]:
         """Removes the sessions that have been idle for too long, and gives them back."""
-        old = [s for s in self._sessions.values() if now - s.used > self._ttl and not s.pending]
+        old = [s for s in self._sessions.values() if now - s.used > s.home.ttl and not s.pending]
         for session in old:
             self.remove(session)
-            self._expired[session.id] = None
+            self._expired[session.id] = session.home.ttl
             if len(self._expired) > TOMBSTONES:
                 self._expired.popitem(last=False)
         return old

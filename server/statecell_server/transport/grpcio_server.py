@@ -12,18 +12,24 @@ from statecell_server.transport.http2.call import Call
 from statecell_server.transport.http2.memory import Memory
 from statecell_server.transport.limits import Limits
 from statecell_server.transport.tls import Certificates
+from statecell_server.transport.watch import Watch
+from statecell_server.transport.watched_grpcio import WatchedGrpcio
 
 
 class GrpcioServer:
     """Of the same shape as http2.server.Server."""
 
-    def __init__(self, limits: Limits, certificates: Certificates | None = None) -> None:
-        """Of the limits, connections and their memory are not counted here. `certificates`: None: in clear text."""
+    def __init__(self, limits: Limits, certificates: Certificates | None = None, watch: Watch | None = None) -> None:
+        """Of the limits, connections and their memory are not counted here. `certificates`: None: in clear text.
+
+        `watch`: is told of every call.
+        """
         self._certificates = certificates
         self.memory = Memory(limits.memory)  # of others than its own connections
         self.connections: int | None = None
         self.closed: dict[str, int] = {}
         self._server = grpc.aio.server(
+            interceptors=[] if watch is None else [WatchedGrpcio(watch)],
             options=[
                 ("grpc.max_receive_message_length", limits.message),
                 ("grpc.max_metadata_size", limits.metadata),
@@ -36,7 +42,7 @@ class GrpcioServer:
                 ("grpc.server.max_pending_requests_hard_limit", 1_000_000),
                 ("grpc.keepalive_permit_without_calls", 1),
                 ("grpc.http2.min_recv_ping_interval_without_data_ms", 5000),
-            ]
+            ],
         )
         self.add_generic_rpc_handlers = self._server.add_generic_rpc_handlers
         self.add_registered_method_handlers = self._server.add_registered_method_handlers

@@ -230,15 +230,15 @@ def test_nothing_to_serve_is_an_error_that_tells_each_reason(tmp_path: Path) -> 
 
 def test_an_option_may_name_a_model_that_is_refused_and_none_that_is_not_there(folder: Path) -> None:
     put(folder, "bad", b"bad", "model.pt")
-    Engine(Config(models=folder, runtimes={"bad": "torchscript"}))
-    with pytest.raises(LoadError, match="--runtime names 'gone', which is no model; there are bad, good"):
-        Engine(Config(models=folder, runtimes={"gone": "torchscript"}))
+    Engine(Config(models=folder, for_models={"bad": {"runtime": "torchscript"}}))
+    with pytest.raises(LoadError, match=r"models\.gone has settings \(runtime\), but 'gone' is no model; there are bad, good"):
+        Engine(Config(models=folder, for_models={"gone": {"runtime": "torchscript"}}))
 
 
 def test_a_trial_measures_what_the_server_would(folder: Path) -> None:
     config = Config(models=folder)
-    trials = trial_load.Trials(config)
-    digest, sharing = trials.run(folder / "good" / "1", "onnxruntime", config.device)
+    trials = trial_load.Trials()
+    digest, sharing = trials.run(folder / "good" / "1", "onnxruntime", config.device, config)
     trials.close()
     runtime = load(folder / "good" / "1", "onnxruntime", config.device, config)
     assert digest == runtime.digest
@@ -249,10 +249,10 @@ def test_one_process_tries_many_models_and_a_new_one_follows_one_that_died(folde
     put(folder, "aborting", bad_models.aborting())
     shutil.copytree(folder / "good", folder / "again")
     config = Config(models=folder)
-    trials = trial_load.Trials(config)
+    trials = trial_load.Trials()
     for name in ("good", "again", "aborting", "good"):
         try:
-            trials.run(folder / name / "1", "onnxruntime", config.device)
+            trials.run(folder / name / "1", "onnxruntime", config.device, config)
         except LoadError:
             assert name == "aborting"
             assert not children()

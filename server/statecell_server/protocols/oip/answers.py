@@ -15,6 +15,7 @@ from statecell_server.protocols.oip.model import write_config, write_metadata, w
 from statecell_server.protocols.oip.request import Answer
 from statecell_server.protocols.oip.sequence_log import DamagedLog, SequenceLog
 from statecell_server.protocols.oip.sequences import Sequences
+from statecell_server.protocols.oip.settings import refuse, write_log, write_trace
 from statecell_server.protocols.oip.wire import read_inputs, read_outputs, read_request, write_answer
 
 EXTENSIONS = (
@@ -55,14 +56,14 @@ class Answers:
         self._engine = engine
         self._config = config
         try:
-            self._log = SequenceLog(config.sequence_roll, config.session_ttl)
+            self._log = SequenceLog(config.sequence_roll, config.longest_ttl)
         except OSError as error:
             raise ConfigError(f"--sequence-roll {config.sequence_roll} cannot be written: {error.strerror}") from error
         except DamagedLog as error:
             raise ConfigError(
                 f"--sequence-roll {config.sequence_roll} is damaged: {error}; move it away to begin without it"
             ) from error
-        self.sequences = Sequences(engine, self._log)
+        self.sequences = Sequences(engine, self._log, lambda model: config.one("sequence_start", model) == "restart")
         self.counts: defaultdict[tuple[str, str], Count] = defaultdict(Count)
 
     def totals(self) -> Mapping[tuple[str, str], tuple[tuple[int, int], tuple[int, int]]]:
@@ -91,7 +92,8 @@ class Answers:
 
     async def model_config(self, request: pb.ModelConfigRequest) -> pb.ModelConfigResponse:
         runner = self._engine.models.get(request.name, request.version)
-        return pb.ModelConfigResponse(config=write_config(runner, self._config.max_batch, self._config.session_ttl))
+        config = self._config.of(runner.name)
+        return pb.ModelConfigResponse(config=write_config(runner, config.max_batch, config.session_ttl))
 
     async def infer(self, request: pb.ModelInferRequest, into: pb.ModelInferResponse | None = None) -> pb.ModelInferResponse:
         """ModelInfer without its transport; `into`: an answer that is in its message already. Raises StatecellError."""
@@ -152,6 +154,16 @@ class Answers:
     async def unload(self, request: pb.RepositoryModelUnloadRequest) -> pb.RepositoryModelUnloadResponse:
         await self._engine.unload(request.model_name)
         return pb.RepositoryModelUnloadResponse()
+
+    async def trace_setting(self, request: pb.TraceSettingRequest) -> pb.TraceSettingResponse:
+        if request.model_name:
+            self._engine.models.get(request.model_name, "")
+        refuse(request.settings, "--otlp-endpoint")
+        return write_trace(self._config.traced)
+
+    async def log_settings(self, request: pb.LogSettingsRequest) -> pb.LogSettingsResponse:
+        refuse(request.settings, "--log-level and --log-format")
+        return write_log(self._config)
 
     def close(self) -> None:
         """After the last call was answered."""

@@ -1,7 +1,7 @@
 """Sequences: sessions that clients name themselves, begin and end by flags, and step without counting."""
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from statecell.spec import ModelSpec
 from statecell.tensor import Array
@@ -20,7 +20,9 @@ from statecell_server.sessions.session import Home, Session
 class Sequences:
     """`answer = await sequences.step(SequenceRequest("lstm", "", "42", {"x": x}, start=True))`. Belongs to the event loop."""
 
-    def __init__(self, engine: Engine, log: SequenceLog) -> None:
+    def __init__(self, engine: Engine, log: SequenceLog, restarts: Callable[[str], bool] = lambda _: False) -> None:
+        """`restarts`: whether, at a model, sequence_start on a live sequence begins it again without being asked to."""
+        self._restarts = restarts
         self._engine = engine
         self._known = engine.sessions.known
         self._log = log
@@ -135,7 +137,7 @@ class Sequences:
         if live is not None and live.durable:  # unless it has ended at another server, and this one has not heard of it
             live = await self._stored(live.id)
         if live is not None:
-            if not request.replace:
+            if not request.replace and not self._restarts(request.model):
                 raise SessionExists(
                     f"sequence {request.sequence_id!r} of model {request.model!r} is live at step_index "
                     f"{live.step_index}: end it with sequence_end, or send sequence_replace with sequence_start",

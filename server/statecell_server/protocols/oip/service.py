@@ -39,6 +39,8 @@ class GRPCInferenceService(Answers, inference_pb2_grpc.GRPCInferenceServiceServi
     RepositoryIndex = unary(Answers.index)
     RepositoryModelLoad = unary(Answers.load)
     RepositoryModelUnload = unary(Answers.unload)
+    TraceSetting = unary(Answers.trace_setting)
+    LogSettings = unary(Answers.log_settings)
 
     async def ModelStreamInfer(self, _: AsyncIterator[pb.ModelInferRequest], context: Context) -> None:
         await self._streams.carry(context, InferStream(self._infer_streamed, self._rows, self._count))

@@ -50,6 +50,12 @@ PARAMETERS: dict[str, tuple[tuple[str, ...], str]] = {
 }
 """Those of sequences: their types, and what a message calls them."""
 
+CONTROLS = {
+    "sequence_id": "send its number as the request's parameter sequence_id",
+    "sequence_control_input": "send its 1 as the request's parameter sequence_start, and its 2 as sequence_end, both booleans",
+}
+"""What OpenVINO Model Server has sequences by, as inputs of types that no model here has; and where that belongs."""
+
 
 def read_inputs(request: pb.ModelInferRequest) -> dict[str, Array]:
     """By name; views on the message's bytes where they came raw. Raises InvalidRequest, DtypeMismatch."""
@@ -72,6 +78,9 @@ def _read_input(tensor: pb.ModelInferRequest.InferInputTensor, name: str, raw: b
     if len(tensor.shape) > MOST_AXES:
         raise InvalidRequest(f"input {name!r} has {len(tensor.shape)} axes, the most is {MOST_AXES}", field=name)
     dtype, shape = DTYPES.get(tensor.datatype), tensor.shape[:]
+    if dtype is None and name in CONTROLS:
+        why = f"is a control tensor, which this server does not take: {CONTROLS[name]}"
+        raise InvalidRequest(f"input {name!r} {why}", field=name)
     if dtype is None:
         raise DtypeMismatch(f"input {name!r} is {tensor.datatype!r}, expected one of {', '.join(DTYPES)}", field=name)
     if "shared_memory_region" in tensor.parameters:

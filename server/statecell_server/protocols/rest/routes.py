@@ -11,6 +11,7 @@ from statecell.oip import inference_pb2 as pb
 
 from statecell_server.errors import InvalidRequest, StatecellError
 from statecell_server.protocols.oip.answers import Answers
+from statecell_server.protocols.oip.settings import refuse
 from statecell_server.protocols.rest.answer import LENGTH, failure, write_answer
 from statecell_server.protocols.rest.plain import plain
 from statecell_server.protocols.rest.request import InferBody, JsonTooLarge, read_infer, read_json
@@ -45,6 +46,9 @@ class Routes:
             ("/v2/health/live", self._live, ["GET"]),
             ("/v2/health/ready", self._ready, ["GET"]),
             ("/v2/models/stats", self._statistics, ["GET"]),
+            ("/v2/trace/setting", self._trace_setting, ["GET", "POST"]),
+            (f"{model}/trace/setting", self._trace_setting, ["GET", "POST"]),
+            ("/v2/logging", self._log_settings, ["GET", "POST"]),
             ("/v2/repository/index", self._index, ["GET", "POST"]),
             ("/v2/repository/models/{name}/load", self._load, ["POST"]),
             ("/v2/repository/models/{name}/unload", self._unload, ["POST"]),
@@ -112,6 +116,18 @@ class Routes:
             raise InvalidRequest(f"ready is {str(ready)[:40]!r}, expected true or false", field="ready")
         answer = await self._answers.index(pb.RepositoryIndexRequest(ready=ready))
         return JSONResponse([plain(model) for model in answer.models])
+
+    async def _trace_setting(self, request: Request) -> Response:
+        refuse(await self._json(request), "--otlp-endpoint")
+        answer = await self._answers.trace_setting(pb.TraceSettingRequest(model_name=_model(request).get("name", "")))
+        values = {name: list(setting.value) for name, setting in answer.settings.items()}
+        return JSONResponse({name: of if len(of) > 1 or name == "trace_level" else of[0] for name, of in values.items()})
+
+    async def _log_settings(self, request: Request) -> Response:
+        refuse(await self._json(request), "--log-level and --log-format")
+        answer = await self._answers.log_settings(pb.LogSettingsRequest())
+        kinds = {name: (setting, str(setting.WhichOneof("parameter_choice"))) for name, setting in answer.settings.items()}
+        return JSONResponse({name: getattr(setting, kind) for name, (setting, kind) in kinds.items()})
 
     async def _load(self, request: Request) -> Response:
         if (await self._json(request)).get("parameters"):

@@ -1,4 +1,4 @@
-"""Guard: what is refused before anything else looks at it: other versions, large heads, pages of other hosts."""
+"""Guard: what is refused before anything else looks at it: other versions, large heads, two lengths, pages of other hosts."""
 
 from urllib.parse import urlsplit
 
@@ -27,6 +27,9 @@ class Guard:
         if size > self._metadata:
             return 431, f"the request's headers have {size} bytes, the most is {self._metadata} (--max-metadata)"
         headers = dict(scope["headers"])
+        if b"transfer-encoding" in headers and (b"content-length" in headers or scope["http_version"] == "1.0"):
+            # A proxy in front may see its end elsewhere, and another's request in what follows (RFC 9112, 6.1).
+            return 400, "the request has a Transfer-Encoding beside a Content-Length, or in HTTP/1.0; expected one length"
         origin = headers.get(b"origin")
         if origin is not None and self._host(origin) != headers.get(b"host"):
             return 403, "the request is of a web page of another host"

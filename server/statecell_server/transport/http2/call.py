@@ -12,6 +12,7 @@ import grpc
 from statecell_server.transport.exchange import WINDOW, DirectHandler, Exchange
 from statecell_server.transport.http2.headers import Metadata, Request
 from statecell_server.transport.http2.messages import Aborted, Messages
+from statecell_server.transport.watch import Over
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +87,7 @@ class Call:
         "trailers",
         "unsent",
         "untaken",
+        "watched",
         "window",
     )
 
@@ -110,6 +112,7 @@ class Call:
         self.responded = False  # the response's headers were sent
         self.unsent: deque[memoryview] = deque()  # what the windows have no room for
         self.trailers = b""  # to be sent after that
+        self.watched: Over | None = None  # is told how it ends
         self._link = link
         self._handler, self._direct = method
         self._cancelled: Callable[[], None] | None = None
@@ -378,4 +381,6 @@ class Call:
         self._inbox.clear()
         if self._deadline is not None:
             self._deadline.cancel()
+        if self.watched is not None:
+            self.watched(code.name)
         self._link.end(self, code.value[0], message, metadata)

@@ -26,6 +26,7 @@ from statecell_server.transport.http2.peer import Peer
 from statecell_server.transport.http2.shared import Shared
 from statecell_server.transport.http2.streams import MOST_CALLS, Streams
 from statecell_server.transport.http2.turns import CALM, FRAMES
+from statecell_server.transport.watch import named
 
 LARGE = 4096
 """Bytes of a frame from which on they are looked at where they are: a view costs as much as a copy of so many."""
@@ -76,6 +77,8 @@ class Connection(asyncio.Protocol):
         inflow = Inflow(self._out, self._held, self._limits.message)
         handlers = self._shared.handlers
         self._streams = Streams(handlers, self._limits, calls, self._out, inflow, self._held, self._peer, self._close)
+        if (watch := self._shared.watch) is not None:
+            self._streams.watch, self._streams.address = watch, named(transport.get_extra_info("peername"))
         connected = transport.get_extra_info("socket")
         if connected is not None:  # a client whose machine has gone is found out by the kernel
             connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

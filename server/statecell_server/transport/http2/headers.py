@@ -29,6 +29,11 @@ _NAME = re.compile(r"[!-9;-@\[-~]+")
 """A field's name (RFC 9113, section 8.2.1): what can be printed in ASCII, but no capital and no colon."""
 _ENDS_A_LINE = re.compile(r"[\0\r\n]")
 """What no value has: whoever speaks HTTP/1.1 behind us would take what follows for a field of its own."""
+_UNIMPLEMENTED = "12"
+_WEB = (
+    "this server does not speak gRPC-Web: put a proxy in front that translates it (Envoy's filter grpc_web), "
+    "or use REST on the port of --http-port"
+)
 _PLAIN = " !\"#$&'()*+,/:;<=>?@[\\]^`{|}"
 """What grpc-message has unchanged, beside letters and digits; all but % of what can be printed in ASCII."""
 
@@ -45,6 +50,8 @@ class Request(NamedTuple):
     encoding: str
     size: int  # bytes of all of them, as RFC 9113, section 10.5.1, counts them
     length: int | None  # bytes of all DATA that will come, where it is said
+    request_id: str = ""
+    traceparent: str = ""
 
 
 class _Table(HeaderTable):
@@ -151,6 +158,8 @@ def _request(headers: Iterable[tuple[str, str]]) -> Request:
         found.get("grpc-encoding", "identity"),
         total,
         _length(found["content-length"]) if "content-length" in found else None,
+        found.get("x-request-id", ""),
+        found.get("traceparent", ""),
     )
 
 
@@ -184,9 +193,11 @@ OK = _block([("grpc-status", "0")])
 """After the last one."""
 
 
-def not_grpc(status: int) -> bytes:
-    """The answer to a request that is not gRPC."""
-    return _block([(":status", str(status))])
+def not_grpc(status: int, content_type: str = "") -> bytes:
+    """The answer to a request that is not gRPC. What speaks gRPC-Web is told so where its libraries look for it."""
+    if not content_type.startswith("application/grpc-web"):
+        return _block([(":status", str(status))])
+    return _block([(":status", str(status)), ("grpc-status", _UNIMPLEMENTED), ("grpc-message", _WEB)])
 
 
 def trailers(code: int, message: str, metadata: Metadata = (), *, alone: bool) -> bytes:

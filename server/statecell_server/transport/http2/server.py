@@ -20,6 +20,7 @@ from statecell_server.transport.http2.messages import Aborted
 from statecell_server.transport.http2.shared import Shared
 from statecell_server.transport.limits import Limits
 from statecell_server.transport.tls import Certificates
+from statecell_server.transport.watch import Watch
 
 BACKLOG = 4096
 """Connections that may wait to be accepted: all of a server's clients come at once after a restart."""
@@ -45,8 +46,9 @@ def _descriptors() -> int:
 class Server:
     """Takes servicers as grpc.aio.server() does; their methods are coroutines or asynchronous generators."""
 
-    def __init__(self, limits: Limits, certificates: Certificates | None = None) -> None:
-        """`certificates`: None: in clear text."""
+    def __init__(self, limits: Limits, certificates: Certificates | None = None, watch: Watch | None = None) -> None:
+        """`certificates`: None: in clear text. `watch`: is told of every call."""
+        self._watch = watch
         self._limits = limits
         self._certificates = certificates
         self._handlers: dict[str, Method] = {}
@@ -70,7 +72,7 @@ class Server:
     async def listen(self, host: str, port: int) -> int:
         """The port that it listens on: `port`, or a free one where that is 0. Raises OSError."""
         self._limits = replace(self._limits, connections=min(self._limits.connections, _descriptors() - SPARE))
-        self._shared = Shared(self._handlers, self._limits)
+        self._shared = Shared(self._handlers, self._limits, self._watch)
         loop = asyncio.get_running_loop()
         self._looking = loop.create_task(self._look())
         context = None if self._certificates is None else self._certificates.context

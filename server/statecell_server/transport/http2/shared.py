@@ -11,6 +11,7 @@ from statecell_server.transport.http2.memory import Memory
 from statecell_server.transport.http2.token_bucket import TokenBucket
 from statecell_server.transport.http2.turns import Turns
 from statecell_server.transport.limits import Limits
+from statecell_server.transport.watch import Watch
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +42,9 @@ class Complaints:
 class Shared:
     """One for all of a server's connections. Belongs to the event loop."""
 
-    def __init__(self, handlers: Mapping[str, Method], limits: Limits) -> None:
-        """`handlers`: by path."""
+    def __init__(self, handlers: Mapping[str, Method], limits: Limits, watch: Watch | None = None) -> None:
+        """`handlers`: by path. `watch`: is told of every call."""
+        self.watch = watch
         self.handlers = handlers
         self.limits = limits
         self.memory = Memory(limits.memory)

@@ -1,6 +1,7 @@
 """Streams: the book of a connection's streams (RFC 9113, section 5): a Call for each that is open."""
 
 import asyncio
+import re
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 
@@ -17,6 +18,7 @@ from statecell_server.transport.http2.outflow import UNSENT, Outflow
 from statecell_server.transport.http2.peer import Peer
 from statecell_server.transport.http2.token_bucket import TokenBucket
 from statecell_server.transport.limits import Limits
+from statecell_server.transport.watch import Begun, Over, Watch, printable
 
 MOST_CALLS = 10_000
 """Calls at once on one connection: a client may have a stream for each of its sessions."""
@@ -32,6 +34,7 @@ MOST_LEFT = 10_000
 CANCELLED_A_TURN = 64
 """Calls whose client is gone that are cancelled in one turn of the loop: it may have had thousands."""
 
+_GRPC = re.compile(r"application/grpc(?:$|[+; ])")
 _EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
 _GONE = Aborted(grpc.StatusCode.CANCELLED, "the client is gone")
 
@@ -54,6 +57,8 @@ class Streams:
         streams to change and for the peer to see. `empty` is called when the last call has ended after `leaving` was set."""
         self.calls = calls
         self.leaving = False  # no new calls
+        self.watch: Watch | None = None
+        self.address = ""  # of the client, for who watches
         self.owed = 0.0  # seconds that calls will take which have begun; whoever reads sets it back
         self._handlers = handlers
         self._limits = limits
@@ -131,29 +136,39 @@ class Streams:
         if ended and request.length:
             raise StreamBroken(Code.PROTOCOL_ERROR, f"content-length is {request.length}, and no data comes")
         method = self._handlers.get(request.path)
-        refusal = b""
+        refusal, why = b"", ""
         if request.size > self._limits.metadata:
             most = f"the most is {self._limits.metadata} (--max-metadata)"
             refusal = trailers(_EXHAUSTED, f"the call's metadata has {request.size} bytes, {most}", alone=True)
+            why = "RESOURCE_EXHAUSTED"
         elif request.method != "POST":
-            refusal = not_grpc(405)
-        elif not request.content_type.startswith("application/grpc"):
-            refusal = not_grpc(415)
+            refusal, why = not_grpc(405), "405"
+        elif _GRPC.match(request.content_type) is None:
+            refusal, why = not_grpc(415, request.content_type), "415"
         elif method is None:
             code = grpc.StatusCode.UNIMPLEMENTED.value[0]
-            refusal = trailers(code, f"there is no {request.path}", alone=True)
+            refusal, why = trailers(code, f"there is no {request.path}", alone=True), "UNIMPLEMENTED"
         elif not self._held.add(CALL_BYTES + request.size):
             self._held.add(-CALL_BYTES - request.size)
-            refusal = trailers(_EXHAUSTED, str(self._held.memory), alone=True)
+            refusal, why = trailers(_EXHAUSTED, str(self._held.memory), alone=True), "RESOURCE_EXHAUSTED"
+        over = None if self.watch is None else self._watched(self.watch, request)
         if refusal or method is None:
+            if over is not None:
+                over(why)
             self._out.put(frames.frame(frames.HEADERS, frames.END_HEADERS | frames.END_STREAM, stream, refusal))
             if not ended:
                 self._cast_off(stream, Code.NO_ERROR, ended=False)
             return
         call = Call(self, stream, request, method, self._limits.message)
+        call.watched = over
         self.calls[stream] = call
         if ended:
             call.half_close()
+
+    def _watched(self, watch: Watch, request: Request) -> Over:
+        path = f"{request.method} {request.path}" if request.method != "POST" else request.path
+        known = printable(request.request_id), printable(request.traceparent)
+        return watch(Begun(printable(path), self.address, *known))
 
     def reset(self, stream: int, payload: bytes) -> None:
         """RST_STREAM. Raises ConnectionBroken."""

@@ -106,6 +106,22 @@ async def test_a_client_that_is_slow_within_its_time_is_answered(monkeypatch: py
         writer.close()
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\ntransfer-encoding: Chunked\r\ncontent-length: 0\r\n\r\n0\r\n\r\n",
+        b"GET / HTTP/1.0\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    ],
+)
+async def test_what_follows_a_request_of_two_lengths_is_not_read_as_another(head: bytes) -> None:
+    async with listening() as port:
+        answer = await said(port, head + GET)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.count(b"HTTP/1.1 ") == 1
+    assert b"expected one length" in answer
+
+
 async def test_one_connection_more_than_the_most_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server_module, "MOST", 3)
     async with listening() as port:

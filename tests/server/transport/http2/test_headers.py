@@ -119,6 +119,15 @@ def test_what_is_no_call_is_refused_and_the_connection_goes_on(raw: Raw) -> None
     assert raw.ask(SAY, b"x", more={"content-type": "application/grpc+proto"}).messages == [b"x"]
 
 
+@pytest.mark.parametrize("kind", ["-web", "-web+proto", "-web-text", "-web-text+proto"])
+def test_grpc_web_is_refused_as_such_where_its_clients_look_for_it(raw: Raw, kind: str) -> None:
+    (headers,) = raw.ask(SAY, b"x", more={"content-type": f"application/grpc{kind}"}).headers
+    assert (headers[":status"], headers["grpc-status"]) == ("415", "12")
+    assert "this server does not speak gRPC-Web: put a proxy in front" in headers["grpc-message"]
+    assert raw.ask(SAY, b"x", more={"content-type": "application/grpc;charset=utf-8"}).messages == [b"x"]
+    assert raw.ask(SAY, b"x", more={"content-type": "application/grpcx"}).headers == [{":status": "415"}]
+
+
 def test_ten_thousands_of_refused_calls_are_no_reason_to_part(raw: Raw) -> None:
     """Their messages arrive when they have been answered, as those of a client older or newer than the server do."""
     for _ in range(120):
