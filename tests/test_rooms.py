@@ -24,6 +24,7 @@ ROOMS: dict[str, set[str]] = {
     "transport": set(),
     "protocols": {"batching", "engine", "sessions", "transport"},
     "telemetry": {"batching", "durability", "engine", "sessions", "transport"},
+    "page": {"batching", "engine", "protocols", "sessions", "telemetry", "transport"},
 }
 """The server's rooms, and the rooms that each may import."""
 EXPORT_ROOMS: dict[str, set[str]] = {

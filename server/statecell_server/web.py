@@ -12,6 +12,7 @@ from statecell_server import __version__
 from statecell_server.config import Config
 from statecell_server.durability.circuit_breaker import CircuitBreaker
 from statecell_server.engine.engine import Engine
+from statecell_server.page.routes import Page
 from statecell_server.protocols.oip.answers import Answers
 from statecell_server.protocols.rest.routes import Routes
 from statecell_server.protocols.status import told
@@ -50,13 +51,14 @@ def web(
         ready=ready,
         build={"version": __version__, "python": platform.python_version(), "front": config.front},
     )
+    page = Page(sources, config.models)
     rest = Routes(answers, limits.message, listener.memory, turns)
     app = Starlette(
-        routes=[*endpoints(Collector(sources), ready, turns), *rest.all()],
+        routes=[*endpoints(Collector(sources), ready, turns), *rest.all(), *page.all()],
         exception_handlers={HTTPException: _refuse, Exception: _fail},
     )
     guarded = Guard(app, limits.metadata)
-    server = HttpServer(guarded if watch is None else Watched(guarded, watch), limits, certificates)
+    server = HttpServer(guarded if watch is None else Watched(guarded, watch), limits, certificates, page.history.keep)
     return server
 
 

@@ -18,13 +18,14 @@ from statecell_client.cli.common import HELP, LOCAL, AsJson, Servers, connected,
 from statecell_client.cli.health import health
 from statecell_client.cli.infer import infer
 from statecell_client.cli.run import run
+from statecell_client.cli.top import top
 from statecell_client.cli.watch import watch
 from statecell_client.tls import Tls
 
 # Without rich's markup: what stands in brackets is meant as it is written.
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False, context_settings=HELP)
 app.add_typer(session.app, name="session")
-for command in (infer, run, watch, health):
+for command in (infer, run, watch, top, health):
     app.command()(command)
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -28,8 +28,15 @@ class _Server(uvicorn.Server):
 class HttpServer:
     """Serves an ASGI application beside the gRPC server."""
 
-    def __init__(self, app: ASGIApp, limits: Limits, certificates: Certificates | None = None) -> None:
-        """Of the limits, those of a request's headers. `certificates`: None: in clear text."""
+    def __init__(
+        self,
+        app: ASGIApp,
+        limits: Limits,
+        certificates: Certificates | None = None,
+        beside: Callable[[], Coroutine[None, None, None]] | None = None,
+    ) -> None:
+        """Of the limits, those of a request's headers. `certificates`: None: in clear text. `beside`: runs while it listens."""
+        self._beside = beside
         config = uvicorn.Config(
             app,
             http=Connection,
@@ -69,6 +76,7 @@ class HttpServer:
             await asyncio.sleep(0.01)
         if self._serving.done():
             self._serving.result()
+        self._running = None if self._beside is None else loop.create_task(self._beside())
         return found
 
     async def _look(self) -> None:
@@ -86,5 +94,7 @@ class HttpServer:
         self._server.should_exit = True
         await asyncio.wait([self._serving], timeout=grace + 2)
         self._looking.cancel()
+        if self._running is not None:
+            self._running.cancel()
         for connection in list(self._server.server_state.connections):
             connection.transport.abort()
