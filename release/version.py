@@ -30,7 +30,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     "clients/cpp/CMakeLists.txt": ("project(statecell VERSION {} ",),
     "deploy/build.sh": (_IMAGE[0],),
     "README.md": (_IMAGE[0],),
-    "docs/containers.md": _IMAGE,
+    "docs/containers.md": (*_IMAGE, "STATECELL_VERSION={}"),
     "deploy/kubernetes/overlays/cpu/kustomization.yaml": ("newTag: {}",),
     "deploy/kubernetes/overlays/gpu/kustomization.yaml": ("newTag: {}-gpu",),
     "deploy/kubernetes/overlays/durable/kustomization.yaml": ("newTag: {}",),
