@@ -10,12 +10,12 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 PROTO_BIN := .venv-protos/bin
 PROTO_FILES := $(shell cd protos && find statecell -name '*.proto')
-SOURCES := protos export server clients/python docs tests bench
+SOURCES := protos export server clients/python docs tests bench release
 
 # A .venv is of use only where it was made, and with the Python that it was made by.
 $(shell [ "$$(cat $(STAMP) 2>/dev/null)" = "$(CURDIR)" ] && $(BIN)/python -c 0 2>/dev/null || rm -f $(STAMP))
 
-.PHONY: help venv venv-gpu gpu-check train export serve demo test faults fuzz soak lint format protos protos-check clients wheels outside bench bench-durability image clean
+.PHONY: help venv venv-gpu gpu-check train export serve demo test faults fuzz soak lint format protos protos-check clients wheels release audit outside bench bench-durability image clean
 
 help:  ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -93,11 +93,24 @@ clients:  ## Build the clients for Node and C++ (needs npm; cmake, g++, libgrpc+
 	cmake -S clients/cpp -B clients/cpp/build && cmake --build clients/cpp/build --parallel
 
 DIST ?= dist
+# The time that archives say they were made at: the last commit's, so that the same commit gives the same bytes.
+SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 315532800)
+export SOURCE_DATE_EPOCH
 wheels: $(STAMP)  ## Build wheels and sdists of the four packages into dist/, and check them
 	rm -rf "$(DIST)"
 	for package in protos clients/python server export; do \
 	  $(BIN)/python -m build --no-isolation --outdir "$(DIST)" $$package || exit 1; done
 	$(BIN)/python -m twine check --strict "$(DIST)"/*
+
+TAG ?=
+release: $(STAMP)  ## Set VERSION=1.2.3 everywhere and build dist/: packages, SBOM, checksums; with TAG=1 on a clean tree, tag it
+	$(BIN)/python -m release set "$(VERSION)" $(if $(TAG),--committed)
+	$(MAKE) --no-print-directory --old-file $(STAMP) wheels
+	$(BIN)/python -m release seal "$(VERSION)" --dist "$(DIST)"
+	$(if $(TAG),$(BIN)/python -m release tag "$(VERSION)")
+
+audit: $(STAMP)  ## Ask PyPI for known holes in what is installed in .venv (needs the network)
+	$(BIN)/pip-audit --strict --skip-editable --progress-spinner off
 
 outside: $(STAMP)  ## Install other people's programs, for the tests that use them (tritonclient, perf_analyzer, kserve, buf, libraries of recurrent models)
 	PYTHON=$(PYTHON) .ci/outside
@@ -122,13 +135,19 @@ bench-durability: $(STAMP)  ## Measure durable sessions against sessions in memo
 	$(BIN)/python -m bench.durability
 
 ENGINE ?= docker
-IMAGE ?= statecell-server:0.1.0
+TARGET ?= cpu
+# Empty: statecell-server:VERSION, with -gpu behind it, or statecell-export:VERSION.
+IMAGE ?=
 # Empty: python:3.12-slim, as the Dockerfile says. BUILD_FLAGS: more options of the engine's own, such as --build-arg PIP_INDEX_URL=...
 BASE ?=
 BUILD_FLAGS ?=
-image:  ## Build the server's container image (ENGINE=docker, podman or buildah)
-	ENGINE="$(ENGINE)" IMAGE="$(IMAGE)" BASE="$(BASE)" deploy/build.sh $(BUILD_FLAGS)
+# For several architectures at once, pushed: PLATFORMS=linux/amd64,linux/arm64 REGISTRY=ghcr.io/somebody/
+PLATFORMS ?=
+REGISTRY ?=
+image:  ## Build a container image: TARGET=cpu, gpu or export (ENGINE=docker, podman or buildah)
+	ENGINE="$(ENGINE)" TARGET="$(TARGET)" IMAGE="$(IMAGE)" BASE="$(BASE)" PLATFORMS="$(PLATFORMS)" REGISTRY="$(REGISTRY)" \
+	  deploy/build.sh $(BUILD_FLAGS)
 
 clean:  ## Remove what the other commands made
-	rm -rf .venv .venv-gpu .venv-cuda .venv-protos .venv-triton .venv-buf models out dist
+	rm -rf .venv .venv-gpu .venv-cuda .venv-protos .venv-triton .venv-buf .venv-deploy models out dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

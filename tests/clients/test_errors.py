@@ -5,6 +5,7 @@ import pytest
 import statecell_client
 import statecell_client.errors as client_errors
 import statecell_server.errors as server_errors
+from google.rpc import error_details_pb2, status_pb2
 from statecell.v1 import inference_pb2 as wire
 from statecell_client import QueueFull, ServerUnreachable, StatecellError
 from statecell_client.errors import from_rpc_error, from_step_error
@@ -52,6 +53,28 @@ class Ended(grpc.RpcError):
 
     def trailing_metadata(self) -> tuple[()]:
         return ()
+
+
+class EndedTwice(Ended):
+    """The server's status in the trailers, and a reset by a proxy behind it."""
+
+    def __init__(self, said: bytes) -> None:
+        super().__init__(grpc.StatusCode.CANCELLED, "Stream removed (RST_STREAM (Received RST_STREAM with error code 8))")
+        self._said = said
+
+    def trailing_metadata(self) -> tuple[tuple[str, bytes], ...]:  # type: ignore[override]
+        return (("grpc-status-details-bin", self._said),)
+
+
+def test_what_the_server_said_counts_where_a_proxy_reset_the_stream_behind_it() -> None:
+    status = status_pb2.Status(code=14, message="the server is about to stop")
+    status.details.add().Pack(error_details_pb2.ErrorInfo(reason="DRAINING", metadata={"applied": "no", "answered": "3"}))
+    error = from_rpc_error(EndedTwice(status.SerializeToString()), "a:1")
+    assert (error.reason, error.code, str(error)) == ("DRAINING", grpc.StatusCode.UNAVAILABLE, "the server is about to stop")
+    assert error.settled
+    broken = from_rpc_error(EndedTwice(b"\xff"), "a:1")
+    assert isinstance(broken, ServerUnreachable)
+    assert "the call to a:1 broke off" in str(broken)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import onnxruntime as ort
 from google.protobuf.message import Message
 from statecell.tensor import Array
 from statecell.v1 import inference_pb2 as wire
-from statecell_client import AsyncClient, AsyncSession, Retry, StatecellError
+from statecell_client import AsyncClient, AsyncSession, Retry, StatecellError, Tls
 from statecell_client.asyncio_transport import AsyncioDuplex, AsyncioTransport
 from statecell_client.connection import Headers
 
@@ -64,8 +64,8 @@ class CountingDuplex:
 class CountingTransport(AsyncioTransport):
     """Counts the attempts that failed."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, tls: Tls | None) -> None:
+        super().__init__(tls=tls)
         self.failures = 0
 
     async def call(self, address: str, rpc: str, request: Message, timeout: float, headers: Headers) -> Any:
@@ -93,8 +93,8 @@ class Track:
 class Load:
     """`async with Load(addresses, sessions=32) as load:` half of the sessions make unary calls, half have a stream each."""
 
-    def __init__(self, addresses: Sequence[str], *, sessions: int, timeout: float = 60) -> None:
-        self._transport = CountingTransport()
+    def __init__(self, addresses: Sequence[str], *, sessions: int, timeout: float = 60, tls: Tls | None = None) -> None:
+        self._transport = CountingTransport(tls)
         retry = Retry(timeout=timeout, longest_pause=0.25)
         self._client = AsyncClient(addresses, retry=retry, transport=self._transport)
         self._sessions = sessions

@@ -1,11 +1,12 @@
 """What a call can fail with: one exception a reason, each says whose fault it is and what to do."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
-from grpc_status import rpc_status
 from statecell.v1 import inference_pb2 as wire
 
 _BROKEN = ("RST_STREAM", "Stream removed", "Internal error from Core")
@@ -244,12 +245,13 @@ _BY_REASON = _reasons(StatecellError)
 def from_rpc_error(error: grpc.RpcError, address: str) -> StatecellError:
     """The exception for a call that ended with an error status, from the google.rpc details where there are any."""
     code: grpc.StatusCode = error.code()
-    status: status_pb2.Status | None = rpc_status.from_call(error)
+    status = _said(error)
     details = status.details if status is not None else []
     info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
     if any(detail.Unpack(info) for detail in details):
         delay = retry.retry_delay if any(detail.Unpack(retry) for detail in details) else None
-        return _build(code, info.reason, error.details(), info.metadata, delay)
+        assert status is not None, "it has details"
+        return _build(_CODES.get(status.code, code), info.reason, status.message or error.details(), info.metadata, delay)
     message = error.details() or code.name
     if code is grpc.StatusCode.UNAVAILABLE:
         message = f"no statecell server answers at {address} ({message}); start one there or correct the address"
@@ -260,6 +262,21 @@ def from_rpc_error(error: grpc.RpcError, address: str) -> StatecellError:
         message = f"what answers at {address} is not a statecell server of this release ({message})"
     kind = DeadlineExceeded if code is grpc.StatusCode.DEADLINE_EXCEEDED else StatecellError
     return kind(message, reason=code.name, code=code, settled=False)
+
+
+def _said(error: grpc.RpcError) -> status_pb2.Status | None:
+    """The server's own words, also where a proxy has ended the call in another way behind them, as HAProxy does by RST_STREAM.
+
+    grpc_status.rpc_status refuses those, as their code is another one than the call's.
+    """
+    trailers: Any = error.trailing_metadata()  # pairs, or None
+    for key, value in trailers or ():
+        if key == "grpc-status-details-bin":
+            try:
+                return status_pb2.Status.FromString(value)
+            except DecodeError:
+                return None
+    return None
 
 
 def from_step_error(error: wire.StepError) -> StatecellError:

@@ -6,6 +6,7 @@ a run without an end. What the trial measured (invariance.Sharing) is handed ove
 
 import contextlib
 import json
+import os
 import pickle
 import select
 import signal
@@ -88,7 +89,7 @@ class _Process:
     """trial_child.py in a process of its own."""
 
     def __init__(self) -> None:
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - its standard error: a pipe that nobody reads would fill up
+        self._said = _scratch()  # its standard error: a pipe that nobody reads would fill up
         command = [sys.executable, "-m", "statecell_server.runtimes.trial_child"]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said, bufsize=0)
 
@@ -132,6 +133,13 @@ class _Process:
         with contextlib.suppress(subprocess.TimeoutExpired):  # it hangs in the kernel, on a file that does not come
             self._process.wait(5)
         self._said.close()
+
+
+def _scratch() -> IO[bytes]:
+    """A file without a name. In memory where the system has that: a read-only container has no place for temporary files."""
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("trial"), "w+b")
+    return tempfile.TemporaryFile()
 
 
 def _last_line(file: IO[bytes]) -> str:

@@ -1,8 +1,11 @@
 """TLS: the server's certificate, who its clients must be, and both anew when their files have changed."""
 
+import contextlib
 import logging
+import os
 import ssl
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,13 +76,9 @@ class Certificates:
         context.set_ciphers(CIPHERS)
         context.set_alpn_protocols([self._protocol])
         # From copies of what was read: the files may be others by now.
-        with tempfile.TemporaryDirectory() as folder:
-            paths = Path(folder, "cert"), Path(folder, "key")
-            for path, content in zip(paths, (cert, key), strict=True):
-                path.touch(mode=0o600)
-                path.write_bytes(content)
+        with _named(cert) as cert_path, _named(key) as key_path:
             try:
-                context.load_cert_chain(*paths, password="")
+                context.load_cert_chain(cert_path, key_path, password="")
             except (ssl.SSLError, ValueError) as error:
                 raise TlsError(
                     f"--tls-cert {self._files.cert} and --tls-key {self._files.key} are no certificate and its key: "
@@ -107,6 +106,25 @@ class Certificates:
 
         required = self._files.client_ca is not None
         return grpc.dynamic_ssl_server_credentials(_configuration(told), changed, required)  # type: ignore[arg-type]
+
+
+@contextlib.contextmanager
+def _named(content: bytes) -> Iterator[str]:
+    """The path of a file that holds this, for OpenSSL, which reads certificates from nothing else.
+
+    In memory where the system has that: a read-only container has no place for temporary files, and no key comes to a disk.
+    """
+    if hasattr(os, "memfd_create"):
+        with os.fdopen(os.memfd_create("pem"), "wb") as file:
+            file.write(content)
+            file.flush()
+            yield f"/proc/self/fd/{file.fileno()}"
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "pem")
+            path.touch(mode=0o600)
+            path.write_bytes(content)
+            yield str(path)
 
 
 def _configuration(contents: tuple[bytes, bytes, bytes]) -> grpc.ServerCertificateConfiguration:
