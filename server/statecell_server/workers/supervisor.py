@@ -1,6 +1,7 @@
 """Supervisor: the process that a server with several workers is to its operator. It serves nothing itself."""
 
 import asyncio
+import contextlib
 import logging
 import pickle
 import signal
@@ -81,7 +82,7 @@ class Supervisor:
         await self._stop.wait()
         log.info("stopping: %d workers finish what is in flight", len(self._processes))
         for process in list(self._processes.values()):
-            process.terminate()
+            _send(process, signal.SIGTERM)
         codes = await asyncio.gather(*keepers)
         log.info("stopped")
         return max(codes)
@@ -113,7 +114,7 @@ class Supervisor:
         await asyncio.wait([line, stopping], return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
         if not line.done():
-            process.terminate()
+            _send(process, signal.SIGTERM)
         said = await line
         if not said.startswith(b"listening on "):
             return False
@@ -135,7 +136,7 @@ class Supervisor:
             if process is None:
                 process = await self._start(place, port)
                 if self._stop.is_set():
-                    process.terminate()
+                    _send(process, signal.SIGTERM)
                 await self._until_ready(process)
             waiting = asyncio.create_task(self._ended(process))
             stopping = asyncio.create_task(self._stop.wait())
@@ -158,7 +159,13 @@ class Supervisor:
         done, _ = await asyncio.wait([waiting], timeout=self._config.drain_seconds + KILL_SECONDS)
         if not done:
             log.error("worker %d does not stop and is killed", place.index)
-            process.kill()
+            _send(process, signal.SIGKILL)
         code = await waiting
         place.clear(place.index)
         return abs(code)
+
+
+def _send(process: asyncio.subprocess.Process, number: int) -> None:
+    """Unless it has ended already: whoever keeps it finds out."""
+    with contextlib.suppress(ProcessLookupError):
+        process.send_signal(number)
