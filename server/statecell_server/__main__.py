@@ -111,6 +111,12 @@ def serve(
     tls_client_ca: Annotated[
         Path | None, typer.Option(help="PEM: clients must show a certificate that one of these has signed.")
     ] = None,
+    tokens: Annotated[
+        Path | None, typer.Option(help="File of the callers' tokens, as statecell-token makes it; nobody else is served.")
+    ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Listen beyond this machine though anybody may call, or hear what is said.")
+    ] = False,
     threads: Annotated[int, typer.Option(help="Threads within one run of a model.")] = DEFAULTS.threads,
     drain_seconds: Annotated[
         float, typer.Option(help="Seconds to finish what is in flight at the end.")
@@ -217,6 +223,8 @@ def serve(
             tls_cert=tls_cert,
             tls_key=tls_key,
             tls_client_ca=tls_client_ca,
+            tokens=tokens,
+            insecure=insecure,
             threads=threads,
             drain_seconds=drain_seconds,
             sequence_roll=sequence_roll,

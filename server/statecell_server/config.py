@@ -64,6 +64,8 @@ class Config:
     tls_cert: Path | None = None
     tls_key: Path | None = None
     tls_client_ca: Path | None = None
+    tokens: Path | None = None
+    insecure: bool = False  # that it is known that whoever reaches the port may do anything
     threads: int = 1
     drain_seconds: float = 10.0
     sequence_roll: Path | None = None

@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from statecell_server import __version__
+from statecell_server.access.tokens import Tokens
 from statecell_server.config import Config
 from statecell_server.durability.circuit_breaker import CircuitBreaker
 from statecell_server.engine.engine import Engine
@@ -34,6 +35,7 @@ def web(
     listener: Listener,
     ready: Callable[[], bool],
     certificates: Certificates | None,
+    tokens: Tokens,
 ) -> HttpServer:
     """`listener`: the gRPC server, which listens already. `ready`: what grpc.health.v1 says of the server as a whole."""
     turns = Turns()
@@ -52,7 +54,7 @@ def web(
         routes=[*endpoints(Collector(sources), ready, turns), *rest.all()],
         exception_handlers={HTTPException: _refuse, Exception: _fail},
     )
-    server = HttpServer(Guard(app, limits.metadata), limits, certificates)
+    server = HttpServer(Guard(app, limits.metadata, tokens), limits, certificates)
     return server
 
 

@@ -76,7 +76,9 @@ class Connection(asyncio.Protocol):
         self._peer = Peer(calls, self._out)
         inflow = Inflow(self._out, self._held, self._limits.message)
         handlers = self._shared.handlers
-        self._streams = Streams(handlers, self._limits, calls, self._out, inflow, self._held, self._peer, self._close)
+        self._streams = Streams(
+            handlers, self._limits, self._shared.tokens, calls, self._out, inflow, self._held, self._peer, self._close
+        )
         connected = transport.get_extra_info("socket")
         if connected is not None:  # a client whose machine has gone is found out by the kernel
             connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

@@ -45,6 +45,7 @@ class Request(NamedTuple):
     encoding: str
     size: int  # bytes of all of them, as RFC 9113, section 10.5.1, counts them
     length: int | None  # bytes of all DATA that will come, where it is said
+    authorization: str = ""
 
 
 class _Table(HeaderTable):
@@ -151,6 +152,7 @@ def _request(headers: Iterable[tuple[str, str]]) -> Request:
         found.get("grpc-encoding", "identity"),
         total,
         _length(found["content-length"]) if "content-length" in found else None,
+        found.get("authorization", ""),
     )
 
 

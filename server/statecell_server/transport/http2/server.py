@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 
+from statecell_server.access.tokens import Tokens
 from statecell_server.transport.exchange import DirectHandler
 from statecell_server.transport.http2.call import Method
 from statecell_server.transport.http2.connection import FAREWELL_SECONDS, GREETING_SECONDS, Connection
@@ -44,10 +45,11 @@ def _descriptors() -> int:
 class Server:
     """Takes servicers as grpc.aio.server() does; their methods are coroutines or asynchronous generators."""
 
-    def __init__(self, limits: Limits, certificates: Certificates | None = None) -> None:
-        """`certificates`: None: in clear text."""
+    def __init__(self, limits: Limits, certificates: Certificates | None = None, tokens: Tokens | None = None) -> None:
+        """`certificates`: None: in clear text. `tokens`: None: nobody is asked for one."""
         self._limits = limits
         self._certificates = certificates
+        self._tokens = tokens
         self._handlers: dict[str, Method] = {}
         self._connections: set[Connection] = set()
         self._full = False  # which was said
@@ -69,7 +71,7 @@ class Server:
     async def listen(self, host: str, port: int) -> int:
         """The port that it listens on: `port`, or a free one where that is 0. Raises OSError."""
         self._limits = replace(self._limits, connections=min(self._limits.connections, _descriptors() - SPARE))
-        self._shared = Shared(self._handlers, self._limits)
+        self._shared = Shared(self._handlers, self._limits, self._tokens)
         loop = asyncio.get_running_loop()
         self._looking = loop.create_task(self._look())
         secure: dict[str, Any] = {}

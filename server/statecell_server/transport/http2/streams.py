@@ -6,6 +6,9 @@ from collections.abc import Callable, Mapping
 
 import grpc
 
+from statecell_server.access.caller import Caller
+from statecell_server.access.tokens import Tokens
+from statecell_server.errors import Unauthenticated
 from statecell_server.transport.http2 import frames
 from statecell_server.transport.http2.call import CALL_WINDOW, Call, Method
 from statecell_server.transport.http2.frames import Code, ConnectionBroken, StreamBroken
@@ -33,6 +36,7 @@ CANCELLED_A_TURN = 64
 """Calls whose client is gone that are cancelled in one turn of the loop: it may have had thousands."""
 
 _EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
+_UNAUTHENTICATED = grpc.StatusCode.UNAUTHENTICATED.value[0]
 _GONE = Aborted(grpc.StatusCode.CANCELLED, "the client is gone")
 
 
@@ -43,6 +47,7 @@ class Streams:
         self,
         handlers: Mapping[str, Method],
         limits: Limits,
+        tokens: Tokens,
         calls: dict[int, Call],
         out: Outflow,
         inflow: Inflow,
@@ -57,6 +62,7 @@ class Streams:
         self.owed = 0.0  # seconds that calls will take which have begun; whoever reads sets it back
         self._handlers = handlers
         self._limits = limits
+        self._tokens = tokens
         self._out = out
         self._in = inflow
         self._held = held
@@ -131,7 +137,7 @@ class Streams:
         if ended and request.length:
             raise StreamBroken(Code.PROTOCOL_ERROR, f"content-length is {request.length}, and no data comes")
         method = self._handlers.get(request.path)
-        refusal = b""
+        refusal, caller = b"", self._caller(request)
         if request.size > self._limits.metadata:
             most = f"the most is {self._limits.metadata} (--max-metadata)"
             refusal = trailers(_EXHAUSTED, f"the call's metadata has {request.size} bytes, {most}", alone=True)
@@ -139,21 +145,30 @@ class Streams:
             refusal = not_grpc(405)
         elif not request.content_type.startswith("application/grpc"):
             refusal = not_grpc(415)
+        elif isinstance(caller, str):
+            refusal = trailers(_UNAUTHENTICATED, caller, alone=True)
         elif method is None:
             code = grpc.StatusCode.UNIMPLEMENTED.value[0]
             refusal = trailers(code, f"there is no {request.path}", alone=True)
         elif not self._held.add(CALL_BYTES + request.size):
             self._held.add(-CALL_BYTES - request.size)
             refusal = trailers(_EXHAUSTED, str(self._held.memory), alone=True)
-        if refusal or method is None:
+        if refusal or method is None or isinstance(caller, str):
             self._out.put(frames.frame(frames.HEADERS, frames.END_HEADERS | frames.END_STREAM, stream, refusal))
             if not ended:
                 self._cast_off(stream, Code.NO_ERROR, ended=False)
             return
-        call = Call(self, stream, request, method, self._limits.message)
+        call = Call(self, stream, request, method, self._limits.message, caller)
         self.calls[stream] = call
         if ended:
             call.half_close()
+
+    def _caller(self, request: Request) -> Caller | str:
+        """Who calls, or why nobody is let in."""
+        try:
+            return self._tokens.admit_to(request.path, request.authorization)
+        except Unauthenticated as error:
+            return str(error)
 
     def reset(self, stream: int, payload: bytes) -> None:
         """RST_STREAM. Raises ConnectionBroken."""
