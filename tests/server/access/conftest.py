@@ -23,9 +23,9 @@ class Stubs(NamedTuple):
 
 
 class _Shown(
-    grpc.UnaryUnaryClientInterceptor,  # type: ignore[misc]
-    grpc.UnaryStreamClientInterceptor,  # type: ignore[misc]
-    grpc.StreamStreamClientInterceptor,  # type: ignore[misc]
+    grpc.UnaryUnaryClientInterceptor,
+    grpc.UnaryStreamClientInterceptor,
+    grpc.StreamStreamClientInterceptor,
 ):
     """Sends a header with every call."""
 
@@ -35,7 +35,7 @@ class _Shown(
     def _with(self, proceed: Callable[[Any, Any], Any], details: Any, request: Any) -> Any:
         return proceed(details._replace(metadata=[*(details.metadata or ()), self._header]), request)
 
-    intercept_unary_unary = intercept_unary_stream = intercept_stream_stream = _with
+    intercept_unary_unary = intercept_unary_stream = intercept_stream_stream = _with  # type: ignore[assignment]
 
 
 class Guarded(NamedTuple):

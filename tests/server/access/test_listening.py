@@ -1,6 +1,7 @@
 """A server that strangers could reach starts only where it knows who calls and nobody listens."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from statecell_server.access.listening import check
@@ -16,7 +17,8 @@ def test_this_machine_alone_may_be_served_in_clear_text(host: str) -> None:
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "10.0.0.1", "example.com"])
 def test_others_need_tls_and_tokens_or_certificates_or_a_word(host: str) -> None:
-    tls = {"tls_cert": FILE, "tls_key": FILE}
+    tls: dict[str, Any] = {"tls_cert": FILE, "tls_key": FILE}
+    given: dict[str, Any]
     for given, words in (
         ({}, "needs --tls-cert and --tls-key and --tokens, or --tls-client-ca"),
         (tls, "needs --tokens, or --tls-client-ca; or say --insecure"),
@@ -24,5 +26,6 @@ def test_others_need_tls_and_tokens_or_certificates_or_a_word(host: str) -> None
     ):
         with pytest.raises(ConfigError, match=words):
             check(Config(models=Path(), host=host, **given))
+    enough: dict[str, Any]
     for enough in ({**tls, "tokens": FILE}, {**tls, "tls_client_ca": FILE}, {"insecure": True}):
         check(Config(models=Path(), host=host, **enough))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import grpc
 import numpy as np
 import pytest
-from statecell.tensor import pack
+from statecell.tensor import Array, pack
 from statecell.v1 import inference_pb2 as pb
 
 from tests.server.access.conftest import Guarded, Stubs
@@ -42,7 +42,7 @@ def state(stubs: Stubs, session: str) -> bytes:
 def refusal(rpc: Rpc, stubs: Stubs, session: str) -> tuple[grpc.StatusCode, str]:
     with pytest.raises(grpc.RpcError) as caught:
         rpc(stubs, session)
-    return caught.value.code(), caught.value.details().replace(session, "ID")
+    return caught.value.code(), str(caught.value.details()).replace(session, "ID")
 
 
 @pytest.mark.parametrize("durable", [False, True])
@@ -73,8 +73,8 @@ def test_a_stream_steps_its_callers_sessions_alone(guarded: Guarded, durable: bo
     two = [pack("x", np.repeat(X, 2, 1))]
     messages = [
         pb.StreamStepsRequest(id=1, session_ids=[mine], inputs=INPUTS),
-        pb.StreamStepsRequest(id=2, session_ids=[other], inputs=INPUTS),
-        pb.StreamStepsRequest(id=3, session_ids=[mine, other], inputs=two),
+        pb.StreamStepsRequest(id=2, session_ids=[other], inputs=INPUTS, step_indexes=[1]),
+        pb.StreamStepsRequest(id=3, session_ids=[mine, other], inputs=two, step_indexes=[1, 2]),
     ]
     answers = {answer.id: answer for answer in bob.v1.StreamSteps(iter(messages))}
     assert [error.reason for error in answers[1].errors] == ["SESSION_NOT_FOUND"]
@@ -106,10 +106,8 @@ def test_forks_and_lists_are_their_owners_and_admins_see_all(guarded: Guarded) -
 def test_two_callers_have_two_sequences_of_one_id(guarded: Guarded, durable: bool, streamed: bool) -> None:
     name, xs = f"same-{durable}-{streamed}", np.random.default_rng(3).standard_normal((6, 1, 1, 10)).astype(np.float32)
 
-    def infer(stubs: Stubs, x: np.ndarray, **options: bool) -> np.ndarray:
-        if durable:
-            options["durable"] = True
-        message = request("lstm", {"x": x}, sequence_id=name, **options)
+    def infer(stubs: Stubs, x: Array, *, start: bool) -> Array:
+        message = request("lstm", {"x": x}, sequence_id=name, sequence_start=start, durable=durable)
         if not streamed:
             return arrays(stubs.oip.ModelInfer(message))["y"]
         (answer,) = stubs.oip.ModelStreamInfer(iter([message]))
@@ -118,9 +116,7 @@ def test_two_callers_have_two_sequences_of_one_id(guarded: Guarded, durable: boo
 
     callers = [guarded.of("alice"), guarded.of("bob")]
     for at in range(3):  # each with its own inputs, by turns
-        found = [
-            infer(stubs, xs[at + 3 * i], **({"sequence_start": True} if not at else {})) for i, stubs in enumerate(callers)
-        ]
+        found = [infer(stubs, xs[at + 3 * i], start=at == 0) for i, stubs in enumerate(callers)]
     for i, y in enumerate(found):
         whole = np.concatenate(list(xs[3 * i : 3 * i + 3]))
         alone = arrays(callers[i].oip.ModelInfer(request("lstm", {"x": whole})))["y"]
