@@ -44,9 +44,7 @@ def test_nobody_is_let_in_without_a_token(guarded: Guarded, call: str, wrong: st
 
 
 def test_health_and_liveness_need_no_token(guarded: Guarded) -> None:
-    stub = health_pb2_grpc.HealthStub(  # type: ignore[no-untyped-call]
-        guarded.channel("")
-    )
+    stub = health_pb2_grpc.HealthStub(guarded.channel(""))
     assert stub.Check(health_pb2.HealthCheckRequest()).status == health_pb2.HealthCheckResponse.SERVING
     assert guarded.stubs("").oip.ServerLive(oip.ServerLiveRequest()).live
     assert _status(guarded, "/health/live", "") == _status(guarded, "/v2/health/ready", "") == 200

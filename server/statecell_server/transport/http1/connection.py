@@ -1,12 +1,12 @@
 """Connection: uvicorn's, with an end to what a client may keep open."""
 
 import asyncio
+from collections.abc import Callable
+from typing import Self
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-MOST = 256
-"""Connections at once; one more is closed as it comes. All of them are fewer than the descriptors that gRPC leaves free."""
 REQUEST_SECONDS = 60.0
 """In which a request must have come whole, and in which a client must take something of its answer."""
 
@@ -14,12 +14,16 @@ REQUEST_SECONDS = 60.0
 class Connection(H11Protocol):
     """What a client does slowly costs a file descriptor for a minute, and nobody else anything."""
 
+    def opening(self, greeted: Callable[[], None]) -> Self:
+        """`greeted` is to be called when it is open."""
+        self._greeted = greeted
+        return self
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._since = self.loop.time()  # when what is awaited was first awaited
         self._deaf_since: float | None = None
         super().connection_made(transport)
-        if len(self.connections) > MOST:
-            transport.abort()
+        self._greeted()
 
     def data_received(self, data: bytes) -> None:
         if self.conn.their_state is h11.IDLE and not self.conn.trailing_data[0]:  # a request begins

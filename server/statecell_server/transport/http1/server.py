@@ -2,18 +2,20 @@
 
 import asyncio
 import contextlib
-import socket
 from collections.abc import Iterator
 
 import uvicorn
 from starlette.types import ASGIApp
 
+from statecell_server.transport.doorway import Doorway
 from statecell_server.transport.http1.connection import REQUEST_SECONDS, Connection
 from statecell_server.transport.limits import Limits
 from statecell_server.transport.tls import Certificates
 
 LOOK_SECONDS = 5.0
 BACKLOG = 128
+MOST = 256
+"""Connections at once; one more is closed as it comes. All of them are fewer than the descriptors that gRPC leaves free."""
 
 
 class _Server(uvicorn.Server):
@@ -40,29 +42,33 @@ class HttpServer:
             access_log=False,
             proxy_headers=False,
             server_header=False,
-            backlog=BACKLOG,
             timeout_keep_alive=int(REQUEST_SECONDS),
             h11_max_incomplete_event_size=limits.metadata,
-            ssl_context_factory=None if certificates is None else lambda *_: certificates.context,
         )
         self._server = _Server(config)
+        self._doorway = Doorway(
+            lambda greeted: Connection(config, self._server.server_state, {}).opening(greeted),
+            MOST,
+            lambda: len(self._server.server_state.connections),
+            lambda: None,  # a line for each would be theirs to write
+            None if certificates is None else certificates.context,
+        )
 
     @property
     def connections(self) -> int:
-        """That are open."""
-        return len(self._server.server_state.connections)
+        """That are open, or about to be."""
+        return len(self._server.server_state.connections) + self._doorway.greeting
 
     async def listen(self, host: str, port: int) -> int:
         """The port that it listens on: `port`, or a free one where that is 0. Raises OSError."""
-        sockets = await _bound(host, port)
+        found = await self._doorway.listen(host, port, BACKLOG)
         loop = asyncio.get_running_loop()
-        self._serving = loop.create_task(self._server.serve(sockets=sockets))
+        self._serving = loop.create_task(self._server.serve(sockets=[]))  # the doorway has them
         self._looking = loop.create_task(self._look())
         while not self._server.started and not self._serving.done():
             await asyncio.sleep(0.01)
         if self._serving.done():
             self._serving.result()
-        found: int = sockets[0].getsockname()[1]
         return found
 
     async def _look(self) -> None:
@@ -75,34 +81,10 @@ class HttpServer:
 
     async def stop(self, grace: float) -> None:
         """No more requests; those that there are have `grace` seconds."""
+        self._doorway.close()
         self._server.config.timeout_graceful_shutdown = max(1, int(grace))
         self._server.should_exit = True
         await asyncio.wait([self._serving], timeout=grace + 2)
         self._looking.cancel()
         for connection in list(self._server.server_state.connections):
             connection.transport.abort()
-
-
-async def _bound(host: str, port: int) -> list[socket.socket]:
-    """One for each address of the host, all with the same port. Raises OSError."""
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    sockets: list[socket.socket] = []
-    try:
-        for family, kind, protocol, _, address in dict.fromkeys(found):
-            try:
-                listener = socket.socket(family, kind, protocol)
-            except OSError:  # a family of addresses that this machine does not have
-                continue
-            sockets.append(listener)
-            listener.setblocking(False)
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            listener.bind((address[0], port, *address[2:]))
-            port = listener.getsockname()[1]
-    except BaseException:
-        for listener in sockets:
-            listener.close()
-        raise
-    return sockets

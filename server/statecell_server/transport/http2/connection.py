@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import cast
 
 from statecell_server.transport.http2 import frames
@@ -41,11 +41,12 @@ class Connection(asyncio.Protocol):
     Belongs to the event loop.
     """
 
-    def __init__(self, shared: Shared, connections: "set[Connection]") -> None:
-        """`connections`: where this one is while it is open."""
+    def __init__(self, shared: Shared, connections: "set[Connection]", opened: Callable[[], object] = lambda: None) -> None:
+        """`connections`: where this one is while it is open; `opened` hears that it is there."""
         self._shared = shared
         self._limits = shared.limits
         self._connections = connections
+        self._opened = opened
         self._held = Held(shared.memory)
         self._kept = 0  # bytes of incomplete frames and headers, as they were counted last
         self._rest = bytearray()  # the beginning of a frame
@@ -66,11 +67,9 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        if len(self._connections) >= self._limits.connections:
-            self._closed = True
-            self._transport.abort()
-            return
         self._connections.add(self)
+        self._opened()
+        self._opened = bool  # which holds the doorway's coroutine
         self._out = Outflow(self._transport, self._shared.poll, self._held)
         calls: dict[int, Call] = {}
         self._peer = Peer(calls, self._out)
@@ -169,8 +168,6 @@ class Connection(asyncio.Protocol):
         self._close()
 
     def connection_lost(self, _: Exception | None) -> None:
-        if self not in self._connections:
-            return  # it was one too many
         self._timer.cancel()
         self._closed = True
         self._connections.discard(self)

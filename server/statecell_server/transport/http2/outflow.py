@@ -12,6 +12,8 @@ from statecell_server.transport.http2.memory import OWN, Held
 
 TURN = 256 << 10
 """Bytes of large messages that are sent in one turn of the loop: they must not keep the others from theirs."""
+FRAME_COST = 128
+"""What a frame counts for beside its bytes: two thousand of one byte are a turn's."""
 PIECE = 64 << 10
 """The same, of one call before it is another's turn."""
 BUFFERED = 256 << 10
@@ -183,7 +185,7 @@ class Outflow:
     def _pump(self) -> None:
         self._pumping = False
         while self._stuck and self.window > 0 and self._left > 0 and not self.paused:
-            self._left -= self._send_frame(next(iter(self._stuck.values())))
+            self._left -= FRAME_COST + self._send_frame(next(iter(self._stuck.values())))
         if self._left <= 0:
             self._pump_soon()
 

@@ -12,9 +12,10 @@ from typing import Any
 import grpc
 
 from statecell_server.access.tokens import Tokens
+from statecell_server.transport.doorway import Doorway
 from statecell_server.transport.exchange import DirectHandler
 from statecell_server.transport.http2.call import Method
-from statecell_server.transport.http2.connection import FAREWELL_SECONDS, GREETING_SECONDS, Connection
+from statecell_server.transport.http2.connection import FAREWELL_SECONDS, Connection
 from statecell_server.transport.http2.memory import Memory
 from statecell_server.transport.http2.messages import Aborted
 from statecell_server.transport.http2.shared import Shared
@@ -74,13 +75,15 @@ class Server:
         self._shared = Shared(self._handlers, self._limits, self._tokens)
         loop = asyncio.get_running_loop()
         self._looking = loop.create_task(self._look())
-        secure: dict[str, Any] = {}
-        if self._certificates is not None:
-            secure |= {"ssl": self._certificates.context, "ssl_handshake_timeout": GREETING_SECONDS}
-            secure |= {"ssl_shutdown_timeout": FAREWELL_SECONDS}
-        self._listener = await loop.create_server(self._connection, host, port, backlog=BACKLOG, **secure)
-        found: int = self._listener.sockets[0].getsockname()[1]
-        return found
+        context = None if self._certificates is None else self._certificates.context
+        self._doorway = Doorway(
+            lambda greeted: Connection(self._shared, self._connections, greeted),
+            self._limits.connections,
+            lambda: len(self._connections),
+            self._refused,
+            context,
+        )
+        return await self._doorway.listen(host, port, BACKLOG)
 
     @property
     def memory(self) -> Memory:
@@ -89,19 +92,18 @@ class Server:
 
     @property
     def connections(self) -> int:
-        """That are open."""
-        return len(self._connections)
+        """That are open, or about to be."""
+        return len(self._connections) + self._doorway.greeting
 
     @property
     def closed(self) -> Mapping[str, int]:
         """Connections that were closed because their clients broke a rule, by HTTP/2's name of the error. After `listen`."""
         return self._shared.complaints.closed
 
-    def _connection(self) -> Connection:
-        if len(self._connections) >= self._limits.connections and not self._full:
+    def _refused(self) -> None:
+        if not self._full:
             self._full = True
-            log.warning("%d connections are open, more are closed at once (--max-connections)", len(self._connections))
-        return Connection(self._shared, self._connections)
+            log.warning("%d connections are open, more are closed at once (--max-connections)", self.connections)
 
     async def _look(self) -> None:
         while True:
@@ -114,7 +116,7 @@ class Server:
 
     async def stop(self, grace: float) -> None:
         """No more calls; those that there are have `grace` seconds, and connections a little longer to close."""
-        self._listener.close()
+        self._doorway.close()
         if self._looking is not None:
             self._looking.cancel()
         for connection in list(self._connections):

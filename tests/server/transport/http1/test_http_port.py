@@ -108,7 +108,7 @@ async def test_a_client_that_is_slow_within_its_time_is_answered(monkeypatch: py
 
 
 async def test_one_connection_more_than_the_most_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection_module, "MOST", 3)
+    monkeypatch.setattr(server_module, "MOST", 3)
     async with listening() as port:
         others = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
         for reader, writer in others:
