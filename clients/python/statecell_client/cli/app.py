@@ -20,6 +20,7 @@ from statecell_client.cli.infer import infer
 from statecell_client.cli.run import run
 from statecell_client.cli.watch import watch
 from statecell_client.tls import Tls
+from statecell_client.token import read_token
 
 # Without rich's markup: what stands in brackets is meant as it is written.
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False, context_settings=HELP)
@@ -47,6 +48,9 @@ def main(
         Path | None, typer.Option("--tls-cert", envvar="STATECELL_TLS_CERT", help="PEM: this client's own certificate.")
     ] = None,
     key: Annotated[Path | None, typer.Option("--tls-key", envvar="STATECELL_TLS_KEY", help="PEM: and its key.")] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(envvar="STATECELL_TOKEN_FILE", help="File of the token by which the server knows you.")
+    ] = None,
 ) -> None:
     """Look at a statecell server and step its models.
 
@@ -54,6 +58,10 @@ def main(
 
     Example: statecell --tls-ca ca.pem models --server statecell.example.com:50051
     """
+    try:
+        given.token = read_token(token_file) if token_file else None
+    except (OSError, ValueError) as error:
+        raise typer.BadParameter(str(error), param_hint="--token-file") from error
     given.tls = Tls(ca, cert, key) if tls or ca or cert or key else None
 
 
