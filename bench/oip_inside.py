@@ -13,6 +13,7 @@ from pathlib import Path
 import grpc
 import numpy as np
 from statecell.oip import inference_pb2 as pb
+from statecell_server.access.caller import ANYBODY
 from statecell_server.config import Config
 from statecell_server.engine.engine import Engine
 from statecell_server.protocols.oip.service import GRPCInferenceService
@@ -38,6 +39,8 @@ def requests(model: str, size: int, number: int) -> list[bytes]:
 class Client:
     """Sends a sequence's requests one after the other, each when the last one is answered, again and again."""
 
+    caller = ANYBODY
+
     def __init__(self, service: GRPCInferenceService, messages: list[bytes], until: float, over: asyncio.Future[None]) -> None:
         self.steps = 0
         self._service, self._messages, self._until, self.over = service, messages, until, over
@@ -53,7 +56,7 @@ class Client:
     def serve(self) -> None:
         """As transport.exchange.Direct."""
         request = pb.ModelInferRequest.FromString(self._messages[self.steps % len(self._messages)])
-        task = self._loop.create_task(self._service.infer(request))
+        task = self._loop.create_task(self._service.infer(request, self.caller))
         task.add_done_callback(lambda task: self.reply(task.result().SerializeToString()))
 
     def reply(self, _: bytes) -> None:

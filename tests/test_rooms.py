@@ -15,17 +15,18 @@ PACKAGES = {
 LEAVES = {"errors", "config", "device", "options", "__init__"}
 """Files of the server beside its rooms that every room may import."""
 ROOMS: dict[str, set[str]] = {
+    "access": set(),
     "arena": set(),
     "durability": set(),
     "runtimes": {"arena"},
-    "sessions": {"arena", "durability"},
+    "sessions": {"access", "arena", "durability"},
     "batching": {"arena", "durability", "runtimes", "sessions"},
-    "engine": {"arena", "batching", "durability", "runtimes", "sessions"},
-    "transport": set(),
-    "protocols": {"batching", "engine", "sessions", "transport"},
-    "workers": {"batching", "engine", "protocols", "sessions", "transport"},
+    "engine": {"access", "arena", "batching", "durability", "runtimes", "sessions"},
+    "transport": {"access"},
+    "protocols": {"access", "batching", "engine", "sessions", "transport"},
+    "workers": {"access", "batching", "engine", "protocols", "sessions", "transport"},
     "telemetry": {"batching", "durability", "engine", "sessions", "transport"},
-    "page": {"batching", "engine", "protocols", "sessions", "telemetry", "transport"},
+    "page": {"access", "batching", "engine", "protocols", "sessions", "telemetry", "transport"},
 }
 """The server's rooms, and the rooms that each may import."""
 EXPORT_ROOMS: dict[str, set[str]] = {

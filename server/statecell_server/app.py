@@ -16,6 +16,9 @@ from statecell.oip import inference_pb2_grpc as oip_pb2_grpc
 from statecell.v1 import inference_pb2_grpc
 
 from statecell_server import __version__
+from statecell_server.access.listening import check as check_listening
+from statecell_server.access.listening import is_loopback
+from statecell_server.access.tokens import Tokens, TokensError
 from statecell_server.config import Config, ConfigError, without_secrets
 from statecell_server.durability.circuit_breaker import CircuitBreaker
 from statecell_server.durability.store import MemoryStore
@@ -42,10 +45,9 @@ SERVICES = ("statecell.v1.InferenceService", "inference.GRPCInferenceService")
 
 log = logging.getLogger(__name__)
 
-EVERYWHERE = ("", "0.0.0.0", "::")
 LINGER_SECONDS = 0.25
 CERTIFICATE_SECONDS = 5.0
-"""Between two looks at the certificate's files."""
+"""Between two looks at the files of certificates and tokens."""
 TRACES_SECONDS = 2.0
 """At the end, for what a collector is still to get."""
 STORE = "statecell.store"
@@ -77,6 +79,7 @@ class App:
         `place`: among the workers of a server with several; their supervisor has seen to the address.
         """
         self._config = config
+        check_listening(config)
         if place is None:
             address.check(config.host, config.port)  # before the models, which may take minutes
         if config.http_port is not None:
@@ -86,6 +89,10 @@ class App:
         self._traces = self._traces_to(config.otlp_endpoint) if config.traced else None
         watches: list[Watch] = [access_log] if config.access_log else []
         self._watch = together(watches + ([self._traces] if self._traces is not None else []))
+        try:
+            self._tokens = Tokens(config.tokens)
+        except TokensError as error:
+            raise ConfigError(str(error)) from error
         self._store = self._store_behind(config)
         self._engine = Engine(config, self._store, self._changed, self._lose)
         self._oip_service = GRPCInferenceService(self._engine, config)
@@ -179,8 +186,8 @@ class App:
         self._ready = True
         http = await self._listen_http(server)
         tasks = [asyncio.create_task(self._keep_reporting())]
-        certificates = filter(None, (self._certificates, self._http_certificates))
-        tasks += [asyncio.create_task(self._keep_certificates(c)) for c in certificates]
+        watched: list[Certificates | Tokens] = [self._tokens, *filter(None, (self._certificates, self._http_certificates))]
+        tasks += [asyncio.create_task(self._keep_looking(files)) for files in watched]
         if self._store is not None:
             tasks.append(asyncio.create_task(self._store.watch()))
         # What was loaded stays: the collector need not look at it again. Steps leave no circles, so it can come rarely.
@@ -219,6 +226,7 @@ class App:
             server,
             lambda: self._ready,
             self._http_certificates,
+            self._tokens,
             self._watch,
         )
         try:
@@ -229,7 +237,7 @@ class App:
             raise address.explained(error, self._config.host, self._config.http_port, "--http-port") from error
 
     def _announce(self, port: int, what: str = "listening on") -> None:
-        if self._config.host in EVERYWHERE and self._config.tls_client_ca is None:
+        if self._config.insecure and not is_loopback(self._config.host):
             log.warning(
                 "--host %s: every machine that reaches port %d can use the models and sessions", self._config.host, port
             )
@@ -249,7 +257,8 @@ class App:
         )
 
     def _server(self) -> Server | GrpcioServer:
-        server = (Server if self._config.front == "http2" else GrpcioServer)(self._limits(), self._certificates, self._watch)
+        kind = Server if self._config.front == "http2" else GrpcioServer
+        server = kind(self._limits(), self._certificates, self._tokens, self._watch)
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(self._service, server)
         server.add_direct_handlers(SERVICES[0], self._service.direct)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
@@ -266,10 +275,10 @@ class App:
             await self._report()
 
     @staticmethod
-    async def _keep_certificates(certificates: Certificates) -> None:
+    async def _keep_looking(files: Certificates | Tokens) -> None:
         while True:
             await asyncio.sleep(CERTIFICATE_SECONDS)
-            await asyncio.to_thread(certificates.look)  # files may be far away
+            await asyncio.to_thread(files.look)  # files may be far away
 
     async def _report(self) -> None:
         """grpc.health.v1: the server as a whole, the services, each model by its name, and the store.

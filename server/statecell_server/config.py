@@ -84,6 +84,8 @@ class Config:
     tls_cert: Path | None = option(None, FILE, "PEM: the server's certificate. Clients speak TLS then.")
     tls_key: Path | None = option(None, FILE, "PEM: its key. New files are noticed within seconds.")
     tls_client_ca: Path | None = option(None, FILE, "PEM: clients must show a certificate that one of these has signed.")
+    tokens: Path | None = option(None, FILE, "File of the callers' tokens, as statecell-token makes it; nobody else is served.")
+    insecure: bool = option(False, YES, "Listen beyond this machine though anybody may call, or hear what is said.")
     threads: int = option(1, whole(1, 1024), "Threads within one run of a model.", per_model=True)
     drain_seconds: float = option(10.0, seconds(0, _DAY), "Seconds to finish what is in flight at the end.")
     sequence_roll: Path | None = option(
@@ -232,6 +234,7 @@ class Config:
         for flag, bad, why in (
             ("--http-port", self.http_port is not None, "HTTP and its metrics are of one process"),
             ("--front", self.front != "http2", "only http2 passes calls on"),
+            ("--tokens", self.tokens is not None, "whose a call is would not be passed on"),
             ("--store", self.store == "memory", "memory is of one process; use valkey://host:port/db"),
         ):
             if bad:

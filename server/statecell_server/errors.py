@@ -175,6 +175,18 @@ class SessionContended(StatecellError):
     retry_seconds = 0.05
 
 
+class Unauthenticated(StatecellError):
+    """The caller's fault: the call has no token, or none of this server's."""
+
+    reason = "UNAUTHENTICATED"
+
+
+class PermissionDenied(StatecellError):
+    """The caller's fault: the call needs a role that the caller does not have."""
+
+    reason = "PERMISSION_DENIED"
+
+
 class InternalError(StatecellError):
     """The server's fault: a run failed for a reason that is not in its input. Every state is as it was."""
 

@@ -9,9 +9,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from statecell_server import __version__
+from statecell_server.access.tokens import Tokens
 from statecell_server.config import Config
 from statecell_server.durability.circuit_breaker import CircuitBreaker
 from statecell_server.engine.engine import Engine
+from statecell_server.page.assets import assets
 from statecell_server.page.routes import Page
 from statecell_server.protocols.oip.answers import Answers
 from statecell_server.protocols.rest.routes import Routes
@@ -37,6 +39,7 @@ def web(
     listener: Listener,
     ready: Callable[[], bool],
     certificates: Certificates | None,
+    tokens: Tokens,
     watch: Watch | None = None,
 ) -> HttpServer:
     """`listener`: the gRPC server, which listens already. `ready`: what grpc.health.v1 says of the server as a whole."""
@@ -57,7 +60,7 @@ def web(
         routes=[*endpoints(Collector(sources), ready, turns), *rest.all(), *page.all()],
         exception_handlers={HTTPException: _refuse, Exception: _fail},
     )
-    guarded = Guard(app, limits.metadata)
+    guarded = Guard(app, limits.metadata, tokens, [route.path for route in assets()])
     server = HttpServer(guarded if watch is None else Watched(guarded, watch), limits, certificates, page.history.keep)
     return server
 

@@ -91,8 +91,8 @@ class Prometheus:
 
 
 @pytest.fixture(scope="module")
-def server(serve: Serve, lstm_only: Path) -> Iterator[Server]:
-    with serve("--http-port", "0", "--store", "memory", models=lstm_only) as running:
+def server(serve: Serve) -> Iterator[Server]:
+    with serve("--http-port", "0", "--store", "memory") as running:
         yield running
 
 

@@ -109,7 +109,10 @@ def test_a_damaged_sequence_log_is_named(models: Path, tmp_path: Path, content: 
 
 def test_every_address_of_the_machine_is_warned_of_in_one_line(serve: Serve, lstm_only: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
-    with log.open("w") as file, serve("--host", "0.0.0.0", "--log-level", "WARNING", models=lstm_only, stderr=file) as server:
+    with (
+        log.open("w") as file,
+        serve("--host", "0.0.0.0", "--insecure", "--log-level", "WARNING", models=lstm_only, stderr=file) as server,
+    ):
         assert server.stop() == 0
     (line,) = log.read_text().splitlines()
     assert "WARNING" in line

@@ -38,6 +38,8 @@ const std::map<std::string, Raise> kByReason = {
     {"SESSION_EXISTS", raise_as<SessionExists>},
     {"DRAINING", raise_as<Draining>},
     {"UNAVAILABLE", raise_as<ServerUnreachable>},
+    {"UNAUTHENTICATED", raise_as<Unauthenticated>},
+    {"PERMISSION_DENIED", raise_as<PermissionDenied>},
     {"INTERNAL", raise_as<InternalError>},
     {"DEADLINE_EXCEEDED", raise_as<DeadlineExceeded>},
 };

@@ -102,6 +102,12 @@ export class NotStreamable extends StatecellError {}
 /** The snapshot is damaged, or belongs to another model or another build of this one. */
 export class SnapshotMismatch extends StatecellError {}
 
+/** The caller's fault: the server asks for a token, and got none of its own. */
+export class Unauthenticated extends StatecellError {}
+
+/** The caller's fault: the call needs a role that the token does not have. */
+export class PermissionDenied extends StatecellError {}
+
 /** Nobody's fault: more steps wait than the server will queue, and did so until the client gave up. */
 export class QueueFull extends StatecellError {}
 
@@ -151,6 +157,8 @@ const BY_REASON: Record<string, typeof StatecellError> = {
   INPUT_REFUSED: InputRefused,
   NOT_STREAMABLE: NotStreamable,
   SNAPSHOT_MISMATCH: SnapshotMismatch,
+  UNAUTHENTICATED: Unauthenticated,
+  PERMISSION_DENIED: PermissionDenied,
   QUEUE_FULL: QueueFull,
   STATE_BUDGET_EXCEEDED: StateBudgetExceeded,
   STORE_UNAVAILABLE: StoreUnavailable,

@@ -22,6 +22,7 @@ from statecell_client.errors import (
     ModelRefused,
     NonFiniteInput,
     NotStreamable,
+    PermissionDenied,
     QueueFull,
     ServerUnreachable,
     SessionContended,
@@ -40,6 +41,7 @@ from statecell_client.errors import (
     StepUnsettled,
     StoreFull,
     StoreUnavailable,
+    Unauthenticated,
 )
 from statecell_client.model import Model, SessionInfo
 from statecell_client.retry import Retry
@@ -65,6 +67,7 @@ __all__ = [
     "ModelRefused",
     "NonFiniteInput",
     "NotStreamable",
+    "PermissionDenied",
     "QueueFull",
     "Retry",
     "ServerUnreachable",
@@ -89,4 +92,5 @@ __all__ = [
     "StoreFull",
     "StoreUnavailable",
     "Tls",
+    "Unauthenticated",
 ]

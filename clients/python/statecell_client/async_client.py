@@ -39,10 +39,11 @@ class AsyncClient:
         *,
         retry: Retry | None = None,
         tls: Tls | None = None,
+        token: str | None = None,
         transport: Transport | None = None,
     ) -> None:
         retry = checked(retry)
-        self._connection = Connection(transport or AsyncioTransport(retry.silence, tls), addresses, retry)
+        self._connection = Connection(transport or AsyncioTransport(retry.silence, tls, token), addresses, retry)
         self._addresses = self._connection.route.addresses
         self._models: dict[tuple[str, str], Model] = {}
 

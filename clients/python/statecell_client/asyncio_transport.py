@@ -12,6 +12,7 @@ from statecell_client.connection import Headers, channel_options
 from statecell_client.errors import ServerUnreachable, from_rpc_error
 from statecell_client.retry import Retry
 from statecell_client.tls import Tls
+from statecell_client.token import metadata
 
 
 class AsyncioDuplex:
@@ -44,8 +45,9 @@ class AsyncioDuplex:
 class AsyncioTransport:
     """A channel an address, opened when it is first needed."""
 
-    def __init__(self, silence: float = Retry.silence, tls: Tls | None = None) -> None:
-        """Raises as Tls.credentials."""
+    def __init__(self, silence: float = Retry.silence, tls: Tls | None = None, token: str | None = None) -> None:
+        """Raises as Tls.credentials and token.metadata."""
+        self._token = metadata(token)
         self._options = channel_options(silence)
         self._credentials = tls.credentials() if tls is not None else None
         self._channels: dict[str, grpc.aio.Channel] = {}
@@ -63,12 +65,12 @@ class AsyncioTransport:
 
     async def call(self, address: str, rpc: str, request: Message, timeout: float, headers: Headers) -> Any:
         try:
-            return await getattr(self._stub(address), rpc)(request, timeout=timeout, metadata=headers)
+            return await getattr(self._stub(address), rpc)(request, timeout=timeout, metadata=headers + self._token)
         except grpc.RpcError as error:
             raise from_rpc_error(error, address) from error
 
     async def open(self, address: str, headers: Headers) -> AsyncioDuplex:
-        return AsyncioDuplex(self._stub(address).StreamSteps(metadata=headers), address)
+        return AsyncioDuplex(self._stub(address).StreamSteps(metadata=headers + self._token), address)
 
     async def pause(self, seconds: float) -> None:
         await asyncio.sleep(seconds)

@@ -15,6 +15,7 @@ from statecell_client.connection import Headers, channel_options
 from statecell_client.errors import ServerUnreachable, from_rpc_error
 from statecell_client.retry import Retry
 from statecell_client.tls import Tls
+from statecell_client.token import metadata
 
 
 class BlockingDuplex:
@@ -45,8 +46,9 @@ class BlockingDuplex:
 class BlockingTransport:
     """A channel an address, opened when it is first needed."""
 
-    def __init__(self, silence: float = Retry.silence, tls: Tls | None = None) -> None:
-        """Raises as Tls.credentials."""
+    def __init__(self, silence: float = Retry.silence, tls: Tls | None = None, token: str | None = None) -> None:
+        """Raises as Tls.credentials and token.metadata."""
+        self._token = metadata(token)
         self._options = channel_options(silence)
         self._credentials = tls.credentials() if tls is not None else None
         self._channels: dict[str, grpc.Channel] = {}
@@ -66,12 +68,12 @@ class BlockingTransport:
 
     async def call(self, address: str, rpc: str, request: Message, timeout: float, headers: Headers) -> Any:
         try:
-            return getattr(self._stub(address), rpc)(request, timeout=timeout, metadata=headers)
+            return getattr(self._stub(address), rpc)(request, timeout=timeout, metadata=headers + self._token)
         except grpc.RpcError as error:
             raise from_rpc_error(error, address) from error
 
     async def open(self, address: str, headers: Headers) -> BlockingDuplex:
-        return BlockingDuplex(self._stub(address).StreamSteps, address, headers)
+        return BlockingDuplex(self._stub(address).StreamSteps, address, headers + self._token)
 
     async def pause(self, seconds: float) -> None:
         time.sleep(seconds)

@@ -26,11 +26,19 @@ class Client:
     `addresses`: "host:port", or several of them. Threads may share a client, not a session. Nothing is connected before the
     first call. A call that meets a server which is down or busy is repeated as `retry` says, a step with the same step_index,
     so that it is applied once; where no address ever answered, ServerUnreachable comes at once. `tls`: None: in clear text.
+    `token`: where the server asks for one; in clear text, whoever is on the way can read it.
     """
 
-    def __init__(self, addresses: str | Sequence[str], *, retry: Retry | None = None, tls: Tls | None = None) -> None:
+    def __init__(
+        self,
+        addresses: str | Sequence[str],
+        *,
+        retry: Retry | None = None,
+        tls: Tls | None = None,
+        token: str | None = None,
+    ) -> None:
         retry = checked(retry)
-        self._core = AsyncClient(addresses, retry=retry, transport=BlockingTransport(retry.silence, tls))
+        self._core = AsyncClient(addresses, retry=retry, transport=BlockingTransport(retry.silence, tls, token))
 
     def __repr__(self) -> str:
         return repr(self._core).replace("AsyncClient", "Client")

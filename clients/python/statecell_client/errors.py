@@ -218,6 +218,20 @@ class ServerUnreachable(StatecellError):
     code = grpc.StatusCode.UNAVAILABLE
 
 
+class Unauthenticated(StatecellError):
+    """The caller's fault: the server asks for a token, and got none of its own. `Client(…, token=…)`."""
+
+    reason = "UNAUTHENTICATED"
+    code = grpc.StatusCode.UNAUTHENTICATED
+
+
+class PermissionDenied(StatecellError):
+    """The caller's fault: the call needs a role that the token does not have."""
+
+    reason = "PERMISSION_DENIED"
+    code = grpc.StatusCode.PERMISSION_DENIED
+
+
 class InternalError(StatecellError):
     """The server's fault: a run failed for a reason that is not in its input. The server's log has it."""
 
@@ -260,6 +274,8 @@ def from_rpc_error(error: grpc.RpcError, address: str) -> StatecellError:
         return ServerUnreachable(f"the call to {address} broke off ({message})", settled=False)
     if code is grpc.StatusCode.UNIMPLEMENTED:
         message = f"what answers at {address} is not a statecell server of this release ({message})"
+    if code is grpc.StatusCode.UNAUTHENTICATED:  # before anything was done
+        return Unauthenticated(f"{address}: {message}")
     kind = DeadlineExceeded if code is grpc.StatusCode.DEADLINE_EXCEEDED else StatecellError
     return kind(message, reason=code.name, code=code, settled=False)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from statecell.tensor import Array
 
+from statecell_server.access.caller import Caller
 from statecell_server.batching.inputs import Inputs
 from statecell_server.batching.lines import LONGEST, Index
 from statecell_server.batching.runner import Runner
@@ -61,15 +62,24 @@ class Intake:
         tensors: Mapping[str, Array],
         step_indexes: Sequence[Index],
         done: Callable[[Ticket], None],
+        caller: Caller,
     ) -> Ticket:
-        """As Engine.submit."""
+        """As Steps.submit."""
         check_named(session_ids, step_indexes)
         ticket = Ticket(done)
-        if self._takeover is not None and self._takeover.needed(session_ids, step_indexes):
-            late = functools.partial(self._begin_late, ticket, session_ids, tensors, step_indexes)
-            self._takeover.request(session_ids, step_indexes, late)
+        foreign = {i: self._sessions.foreign(i) for i in session_ids if not caller.owns(i)}
+        own, indexes = session_ids, step_indexes
+        if foreign:
+            places = [place for place, i in enumerate(session_ids) if i not in foreign]
+            own, indexes = [session_ids[place] for place in places], [step_indexes[place] for place in places]
+        if self._takeover is not None and self._takeover.needed(own, indexes):
+
+            def late(absent: Mapping[str, StatecellError]) -> None:
+                self._begin_late(ticket, session_ids, tensors, step_indexes, {**absent, **foreign})
+
+            self._takeover.request(own, indexes, late)
             return ticket
-        self._begin(ticket, session_ids, tensors, step_indexes, {})
+        self._begin(ticket, session_ids, tensors, step_indexes, foreign)
         ticket.settle()
         return ticket
 

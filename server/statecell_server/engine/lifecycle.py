@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 from statecell.tensor import Array
 
+from statecell_server.access.caller import ANYBODY, Caller, owner_tag
 from statecell_server.batching.inputs import check_states
 from statecell_server.batching.runner import Runner
 from statecell_server.engine.admission import Admission
@@ -51,10 +52,11 @@ class Lifecycle:
         checksum: bytes = b"",
         durable: bool = False,
         session_id: str = "",
+        owner: Caller = ANYBODY,
     ) -> Session:
         """A new session from the model's initial state, from `state`, or from `snapshot`.
 
-        `session_id` names it where its client has done so; otherwise it is issued here.
+        `session_id` names it where its client has done so; otherwise it is issued here, and says whose it is.
         """
         await self._models.wake(model, version)
         runner = self._models.get(model, version)
@@ -77,7 +79,7 @@ class Lifecycle:
             raise InvalidRequest(f"batch is {batch}, expected {'1 or more' if spec.has_batch else '1'}", field="batch")
         if durable and runner.journal is not None:
             runner.journal.check_size(batch)
-        name = session_id or self._sessions.issue(durable=durable)
+        name = session_id or self._sessions.issue(durable=durable, tag=owner.tag)
         session = Session(name, runner.home, batch, durable, created=self._sessions.now())
         if state:
             session.load([np.array(a) for a in check_states(spec, state, batch, finite=runner.finite)])
@@ -119,23 +121,24 @@ class Lifecycle:
         return session_id.startswith(DURABLE) if session is None else session.durable and not session.ahead
 
     async def fork(self, session_id: str, count: int) -> list[Session]:
-        """`count` sessions that go on from the committed state. All or none are made."""
+        """`count` sessions of the same owner that go on from the committed state. All or none are made."""
         if not 0 <= count <= MOST_FORKS:
             raise InvalidRequest(f"count is {count}, expected 1 to {MOST_FORKS}", field="count")
         if self._takeover is not None and self._is_stored(session_id):
             record = await self._takeover.record(session_id)
             runner = await self._models.holding(record.model, record.version, record.digest)
             loaded = states_of(record, runner.spec)
-            forks = []
+            forks, tag = [], owner_tag(session_id)
             for _ in range(count or 1):
-                fork = Session(self._sessions.issue(durable=True), runner.home, record.batch, durable=True)
+                fork = Session(self._sessions.issue(durable=True, tag=tag), runner.home, record.batch, durable=True)
                 fork.step_index = record.step_index
                 fork.load(loaded)
                 forks.append(fork)
         else:
             session = self._sessions.get(session_id)
             runner = self._models.of(session)
-            forks = [session.fork(self._sessions.issue(durable=session.durable)) for _ in range(count or 1)]
+            tag = owner_tag(session_id)
+            forks = [session.fork(self._sessions.issue(durable=session.durable, tag=tag)) for _ in range(count or 1)]
             for _ in forks:
                 runner.arena.share(session.slots)
         await self._admission.found(forks, runner)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from statecell.tensor import Array
 
+from statecell_server.access.caller import ANYBODY, Caller
 from statecell_server.batching.gathering import GatheredStep, Row
 from statecell_server.batching.inputs import check_states, split_states
 from statecell_server.batching.lines import Index
@@ -29,15 +30,21 @@ class Steps:
         self._now = now
 
     def submit(
-        self, session_ids: Sequence[str], tensors: Tensors, step_indexes: Sequence[Index], done: Callable[[Ticket], None]
+        self,
+        session_ids: Sequence[str],
+        tensors: Tensors,
+        step_indexes: Sequence[Index],
+        done: Callable[[Ticket], None],
+        caller: Caller = ANYBODY,
     ) -> Ticket:
         """One request for the sessions, their rows stacked in `tensors`; `done` gets the ticket when it can be answered.
 
-        Raises what is wrong with the request as a whole; what is wrong with one session is in the ticket's errors.
+        Raises what is wrong with the request as a whole; what is wrong with one session is in the ticket's errors. Sessions
+        that are not the `caller`'s are not there.
         """
         if self.handed_over and any(i.startswith(DURABLE) for i in session_ids):
             raise Draining("the server is about to stop; another one with the same store goes on with its durable sessions")
-        return self._intake.submit(session_ids, tensors, step_indexes, done)
+        return self._intake.submit(session_ids, tensors, step_indexes, done, caller)
 
     def gather(self, session: Session, step_index: int | None, data: bytes, row: Row) -> tuple[GatheredStep, int] | None:
         """One time step of a session of one row, its input as bytes of `scheduler.layout`; `row` gets what comes of it.

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from statecell_server.access.caller import Caller
 from statecell_server.batching.runner import Runner
 from statecell_server.engine.engine import Engine
 from statecell_server.errors import InvalidRequest, StatecellError
@@ -26,6 +27,7 @@ from statecell_server.protocols.rest.request import read_json
 from statecell_server.sessions.session import Session
 from statecell_server.telemetry.sources import Sources
 from statecell_server.transport.http1.body import Gone, NoRoom, TooLarge, body_of
+from statecell_server.transport.http1.guard import CALLER
 
 MOST_BODY = 4096
 QUIET_SECONDS = 10.0
@@ -82,8 +84,9 @@ class Page:
             runner = self._runner(request)
         except StatecellError as error:
             return failure(error)
-        found = await self._recent.of((runner.name, runner.version))
-        return _json({"sessions": found, "all": len(runner.sessions)})
+        caller: Caller = request.scope[CALLER]
+        found, count = await self._recent.of((runner.name, runner.version), "" if caller.admin else caller.tag)
+        return _json({"sessions": found, "all": len(runner.sessions) if caller.admin else count})
 
     def _runner(self, request: Request) -> Runner:
         """Raises ModelNotFound."""
@@ -126,6 +129,9 @@ class Page:
                 raise InvalidRequest("session is missing, expected the id of a session", field="session")
             if not isinstance(row, int) or isinstance(row, bool) or row < 0:
                 raise InvalidRequest(f"row is {str(row)[:40]!r}, expected a row of the session's batch, from 0", field="row")
+            caller: Caller = request.scope[CALLER]
+            if not (caller.admin or caller.owns(session_id)):
+                raise self._engine.sessions.foreign(session_id)
             session = self._engine.sessions.get(session_id)
         except StatecellError as error:
             return failure(error)

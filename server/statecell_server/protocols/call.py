@@ -7,23 +7,24 @@ from typing import Any, TypeVar
 import grpc
 from grpc_status import rpc_status
 
+from statecell_server.access.caller import Caller
 from statecell_server.errors import StatecellError
 from statecell_server.protocols.status import write_status
 from statecell_server.transport.exchange import Carrier, Exchange
-from statecell_server.transport.grpcio_server import carrier
+from statecell_server.transport.grpcio_server import caller_of, carrier
 
 Q = TypeVar("Q")
 A = TypeVar("A")
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-def unary(call: Callable[[Any, Q], Awaitable[A]]) -> Callable[[Any, Q, Context], Awaitable[A]]:
-    """A call that ends with its error's code and details."""
+def unary(call: Callable[[Any, Q, Caller], Awaitable[A]]) -> Callable[[Any, Q, Context], Awaitable[A]]:
+    """A call that knows whose it is, and ends with its error's code and details."""
 
     @functools.wraps(call)
     async def answer(self: Any, request: Q, context: Context) -> A:
         try:
-            return await call(self, request)
+            return await call(self, request, caller_of(context))
         except StatecellError as error:
             await end(context, error)
             raise AssertionError("a call that has ended goes on") from error

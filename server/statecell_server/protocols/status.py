@@ -33,6 +33,8 @@ CODES: dict[type[StatecellError], int] = {
     errors.StoreUnavailable: code_pb2.UNAVAILABLE,
     errors.StoreFull: code_pb2.RESOURCE_EXHAUSTED,
     errors.SessionContended: code_pb2.ABORTED,
+    errors.Unauthenticated: code_pb2.UNAUTHENTICATED,
+    errors.PermissionDenied: code_pb2.PERMISSION_DENIED,
     errors.InternalError: code_pb2.INTERNAL,
 }
 """Every error of errors.py and the google.rpc.Code that it travels with."""

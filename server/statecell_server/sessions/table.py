@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from itertools import count, islice
 
+from statecell_server.access.caller import Caller, owner_tag
 from statecell_server.errors import InvalidRequest, SessionExpired, SessionLost, SessionNotFound, StatecellError
 from statecell_server.sessions.budget import SESSION_BYTES, Budget
 from statecell_server.sessions.owner import owner
@@ -48,11 +49,11 @@ class Sessions:
             self._now = now
         return self._now
 
-    def issue(self, *, durable: bool) -> str:
-        """A new unguessable id: 128 random bits."""
+    def issue(self, *, durable: bool, tag: str = "") -> str:
+        """A new unguessable id: 128 random bits, and behind them its owner's `tag`."""
         if durable:
-            return self._own(lambda: DURABLE + secrets.token_urlsafe(16))
-        return f"{self.mark}-{secrets.token_urlsafe(16)}"
+            return self._own(lambda: f"{DURABLE}{secrets.token_urlsafe(16)}{tag}")
+        return f"{self.mark}-{secrets.token_urlsafe(16)}{tag}"
 
     def _own(self, make: Callable[[], str]) -> str:
         """The first that names this worker."""
@@ -85,7 +86,14 @@ class Sessions:
         """Why there is no such session here, nor in the store if it was durable."""
         if (ttl := self._expired.get(session_id)) is not None:
             return SessionExpired(f"session {session_id} was idle for {ttl:g} s and is gone; {ANEW}", session_id=session_id)
-        mark, dash, rest = session_id.partition("-")
+        return self._never(session_id)
+
+    def foreign(self, session_id: str) -> StatecellError:
+        """What everybody is told of it but its owner: as of an id that never was, for all that is known of those that were."""
+        return self._never(session_id)
+
+    def _never(self, session_id: str) -> StatecellError:
+        mark, dash, rest = session_id.removesuffix(owner_tag(session_id)).partition("-")
         if dash and len(mark) == 8 and len(rest) == 22 and mark != self.mark:
             return SessionLost(
                 f"session {session_id} was in the memory of a server that has stopped; {ANEW}", session_id=session_id
@@ -113,8 +121,11 @@ class Sessions:
                 self._expired.popitem(last=False)
         return old
 
-    def page(self, model: str, size: int, token: str) -> tuple[list[Session], str]:
-        """Sessions in the order of their creation, and the token of the next page ("": none). Raises InvalidRequest."""
+    def page(self, model: str, size: int, token: str, owner: Caller | None = None) -> tuple[list[Session], str]:
+        """Sessions in the order of their creation, and the token of the next page ("": none). `owner`: None: of all.
+
+        Raises InvalidRequest.
+        """
         if size < 0:
             raise InvalidRequest(f"page_size is {size}, expected 0 or more", field="page_size")
         if token and not (token.isascii() and token.isdigit() and len(token) < 20):
@@ -122,7 +133,8 @@ class Sessions:
         after, size = int(token or 0), min(size or 1000, 10_000)
         for session in self._sessions.values():
             session.number = session.number or next(self._numbers)
-        found = (s for s in self._sessions.values() if s.number > after and model in ("", s.model))
+        later = (s for s in self._sessions.values() if s.number > after and model in ("", s.model))
+        found = later if owner is None else (s for s in later if owner.owns(s.id))
         page = list(islice(found, size + 1))
         return page[:size], str(page[size - 1].number) if len(page) > size else ""
 

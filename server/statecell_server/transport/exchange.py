@@ -5,6 +5,8 @@ from typing import Any, Protocol
 
 import grpc
 
+from statecell_server.access.caller import Caller
+
 WINDOW = 256
 """Messages of one call that are read and not answered, or answered and not sent; beyond it the client's writes wait."""
 
@@ -32,6 +34,10 @@ class Exchange(Protocol):
 
 class Direct(Protocol):
     """A unary call that is answered without a task of its own."""
+
+    @property
+    def caller(self) -> Caller:
+        """Whose call it is."""
 
     def reply(self, message: bytes) -> None:
         """Ends the call with its answer, serialised."""

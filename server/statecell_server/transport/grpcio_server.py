@@ -1,12 +1,16 @@
 """The front that is grpcio's own server."""
 
 import asyncio
+import contextvars
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import grpc
 
+from statecell_server.access.caller import Caller
+from statecell_server.access.tokens import Tokens
+from statecell_server.errors import Unauthenticated
 from statecell_server.transport.exchange import WINDOW, Carrier, DirectHandler, Exchange
 from statecell_server.transport.http2.call import Call
 from statecell_server.transport.http2.memory import Memory
@@ -15,21 +19,57 @@ from statecell_server.transport.tls import Certificates
 from statecell_server.transport.watch import Watch
 from statecell_server.transport.watched_grpcio import WatchedGrpcio
 
+_caller: contextvars.ContextVar[Caller] = contextvars.ContextVar("caller")
+"""Of the call that a task serves."""
+
+
+class _Door(grpc.aio.ServerInterceptor):
+    """Lets in whoever has a token, before a message is read."""
+
+    def __init__(self, tokens: Tokens) -> None:
+        self._tokens = tokens
+
+    async def intercept_service(
+        self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]], details: grpc.HandlerCallDetails
+    ) -> Any:
+        given = [str(value) for key, value in details.invocation_metadata or () if key == "authorization"]
+        try:
+            _caller.set(self._tokens.admit_to(details.method, given[0] if given else ""))
+        except Unauthenticated as error:
+            why = str(error)
+
+            async def refuse(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+                await context.abort(grpc.StatusCode.UNAUTHENTICATED, why)
+
+            return grpc.stream_stream_rpc_method_handler(refuse)
+        return await continuation(details)
+
+
+def caller_of(context: Any) -> Caller:
+    """Whose call it is, by either front. Within the task that serves it."""
+    return context.caller if isinstance(context, Call) else _caller.get()
+
 
 class GrpcioServer:
     """Of the same shape as http2.server.Server."""
 
-    def __init__(self, limits: Limits, certificates: Certificates | None = None, watch: Watch | None = None) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        certificates: Certificates | None = None,
+        tokens: Tokens | None = None,
+        watch: Watch | None = None,
+    ) -> None:
         """Of the limits, connections and their memory are not counted here. `certificates`: None: in clear text.
 
-        `watch`: is told of every call.
+        `tokens`: None: nobody is asked for one. `watch`: is told of every call.
         """
         self._certificates = certificates
         self.memory = Memory(limits.memory)  # of others than its own connections
         self.connections: int | None = None
         self.closed: dict[str, int] = {}
         self._server = grpc.aio.server(
-            interceptors=[] if watch is None else [WatchedGrpcio(watch)],
+            interceptors=[*([] if watch is None else [WatchedGrpcio(watch)]), _Door(tokens or Tokens(None))],
             options=[
                 ("grpc.max_receive_message_length", limits.message),
                 ("grpc.max_metadata_size", limits.metadata),

@@ -8,6 +8,7 @@ from google.protobuf.message import Message
 from statecell.oip import inference_pb2 as pb
 from statecell.oip import inference_pb2_grpc
 
+from statecell_server.access.caller import ANYBODY
 from statecell_server.engine.engine import Engine
 from statecell_server.errors import Draining
 from statecell_server.protocols.call import Context, Streams, end
@@ -26,7 +27,7 @@ class RelayedStream(InferStream):
     """Passes requests on to the workers of their sequences; each has one answer, and those of a sequence keep their order."""
 
     def __init__(self, service: GRPCInferenceService, relay: "RelayedOip") -> None:
-        super().__init__(*service.stream_parts)
+        super().__init__(*service.stream_parts, ANYBODY)
         self._relay = relay
         self._links: dict[int, PeerStream] = {}
         self._passed = 0  # requests that peers have not answered

@@ -7,6 +7,7 @@ from typing import Any
 from google.protobuf.message import Message
 from statecell.v1 import inference_pb2 as pb
 
+from statecell_server.access.caller import ANYBODY, Caller
 from statecell_server.engine.engine import Engine
 from statecell_server.errors import InvalidRequest
 from statecell_server.protocols.call import Context, end
@@ -42,7 +43,7 @@ class RelayedV1(InferenceService):
     ResetSession = _relayed("ResetSession")
     DeleteSession = _relayed("DeleteSession")
 
-    def _stream(self) -> RelayedSteps:
+    def _stream(self, _: Caller) -> RelayedSteps:
         return RelayedSteps(self._engine, self._rows, self.sessions)
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
@@ -98,4 +99,4 @@ class PassedV1(InferenceService):
     """What others pass on: their streams go on until they close them, also while this worker is about to stop."""
 
     async def StreamSteps(self, _: Any, context: Context) -> None:
-        await self._streams.carry(context, self._stream())
+        await self._streams.carry(context, self._stream(ANYBODY))

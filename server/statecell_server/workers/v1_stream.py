@@ -8,6 +8,7 @@ from itertools import count
 
 from statecell.v1 import inference_pb2 as pb
 
+from statecell_server.access.caller import ANYBODY
 from statecell_server.engine.engine import Engine
 from statecell_server.errors import StatecellError
 from statecell_server.protocols.v1.rows import Rows
@@ -29,7 +30,7 @@ class RelayedSteps(StepStream):
     """
 
     def __init__(self, engine: Engine, rows: Rows, sessions: Sessions) -> None:
-        super().__init__(engine, rows)
+        super().__init__(engine, rows, ANYBODY)
         self._sessions = sessions
         self._links: dict[int, PeerStream] = {}
         self._numbers = count(1)
@@ -138,5 +139,5 @@ class Part(StepStream):
     """One message of a stream of its own, for this worker."""
 
     def __init__(self, engine: Engine, rows: Rows, then: Then) -> None:
-        super().__init__(engine, rows)
+        super().__init__(engine, rows, ANYBODY)
         self.begin(then, lambda _: None)

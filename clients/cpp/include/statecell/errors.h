@@ -110,6 +110,12 @@ STATECELL_ERROR(NotStreamable, StatecellError, "NOT_STREAMABLE");
 // The snapshot is damaged, or belongs to another model or another build of this one.
 STATECELL_ERROR(SnapshotMismatch, StatecellError, "SNAPSHOT_MISMATCH");
 
+// The caller's fault: the server asks for a token, and got none of its own.
+STATECELL_ERROR(Unauthenticated, StatecellError, "UNAUTHENTICATED");
+
+// The caller's fault: the call needs a role that the token does not have.
+STATECELL_ERROR(PermissionDenied, StatecellError, "PERMISSION_DENIED");
+
 // Nobody's fault: more steps wait than the server will queue, and did so until the client gave up.
 STATECELL_ERROR(QueueFull, StatecellError, "QUEUE_FULL");
 

@@ -21,6 +21,7 @@ from statecell_client.cli.run import run
 from statecell_client.cli.top import top
 from statecell_client.cli.watch import watch
 from statecell_client.tls import Tls
+from statecell_client.token import read_token
 
 # Without rich's markup: what stands in brackets is meant as it is written.
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False, context_settings=HELP)
@@ -48,6 +49,9 @@ def main(
         Path | None, typer.Option("--tls-cert", envvar="STATECELL_TLS_CERT", help="PEM: this client's own certificate.")
     ] = None,
     key: Annotated[Path | None, typer.Option("--tls-key", envvar="STATECELL_TLS_KEY", help="PEM: and its key.")] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(envvar="STATECELL_TOKEN_FILE", help="File of the token by which the server knows you.")
+    ] = None,
 ) -> None:
     """Look at a statecell server and step its models.
 
@@ -55,6 +59,10 @@ def main(
 
     Example: statecell --tls-ca ca.pem models --server statecell.example.com:50051
     """
+    try:
+        given.token = read_token(token_file) if token_file else None
+    except (OSError, ValueError) as error:
+        raise typer.BadParameter(str(error), param_hint="--token-file") from error
     given.tls = Tls(ca, cert, key) if tls or ca or cert or key else None
 
 

@@ -41,6 +41,7 @@ class Given:
     """What was said in front of the command's own name."""
 
     tls: Tls | None = None
+    token: str | None = None
 
 
 given = Given()
@@ -50,7 +51,7 @@ given = Given()
 def connected(servers: list[str]) -> Iterator[Client]:
     """A client; an error ends the command with its message and exit code 1, without a traceback."""
     try:
-        with Client(servers, tls=given.tls) as client:
+        with Client(servers, tls=given.tls, token=given.token) as client:
             yield client
     except BrokenPipeError:  # whoever read the output has had enough, as head has; typer ends the command without a word
         raise

@@ -3,7 +3,7 @@
 import { Heats } from "./heat.js";
 import { Plot } from "./plot.js";
 import { byId, bytes, duration, element, number, pairs, seconds, size } from "./shown.js";
-import { ask, follow } from "./stream.js";
+import { ask, follow, use } from "./stream.js";
 
 const AGAIN = 2000;
 const key = (name, version) => JSON.stringify([name, version]);
@@ -22,6 +22,13 @@ function status(text, kind) {
   byId("status").textContent = text;
   byId("status").className = `status ${kind}`;
 }
+
+document.addEventListener("locked", () => { byId("key").hidden = false; });
+byId("key").addEventListener("submit", (event) => {
+  event.preventDefault();
+  use(byId("token").value.trim());
+  location.reload();
+});
 
 async function begin() {
   const found = await ask("models");

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from statecell.oip import inference_pb2 as pb
 
 from statecell_server import __version__
+from statecell_server.access.caller import ANYBODY, Caller
+from statecell_server.access.tokens import check_admin
 from statecell_server.batching.inputs import check_outputs
 from statecell_server.config import Config, ConfigError
 from statecell_server.engine.engine import Engine
@@ -70,37 +72,39 @@ class Answers:
         """(count, nanoseconds) of the requests that were answered and of those that failed, by model and version."""
         return {key: (count.success, count.fail) for key, count in self.counts.items()}
 
-    async def live(self, _: pb.ServerLiveRequest) -> pb.ServerLiveResponse:
+    async def live(self, _: pb.ServerLiveRequest, _caller: Caller = ANYBODY) -> pb.ServerLiveResponse:
         return pb.ServerLiveResponse(live=True)
 
-    async def ready(self, _: pb.ServerReadyRequest) -> pb.ServerReadyResponse:
+    async def ready(self, _: pb.ServerReadyRequest, _caller: Caller = ANYBODY) -> pb.ServerReadyResponse:
         return pb.ServerReadyResponse(ready=not self._engine.draining)
 
-    async def model_ready(self, request: pb.ModelReadyRequest) -> pb.ModelReadyResponse:
+    async def model_ready(self, request: pb.ModelReadyRequest, _caller: Caller = ANYBODY) -> pb.ModelReadyResponse:
         try:
             self._engine.models.get(request.name, request.version)
         except ModelNotFound:
             return pb.ModelReadyResponse(ready=False)
         return pb.ModelReadyResponse(ready=not self._engine.draining)
 
-    async def metadata(self, _: pb.ServerMetadataRequest) -> pb.ServerMetadataResponse:
+    async def metadata(self, _: pb.ServerMetadataRequest, _caller: Caller = ANYBODY) -> pb.ServerMetadataResponse:
         return pb.ServerMetadataResponse(name="statecell", version=__version__, extensions=EXTENSIONS)
 
-    async def model_metadata(self, request: pb.ModelMetadataRequest) -> pb.ModelMetadataResponse:
+    async def model_metadata(self, request: pb.ModelMetadataRequest, _caller: Caller = ANYBODY) -> pb.ModelMetadataResponse:
         runner = self._engine.models.get(request.name, request.version)
         return write_metadata(runner, [r.version for r in self._engine.models if r.name == runner.name])
 
-    async def model_config(self, request: pb.ModelConfigRequest) -> pb.ModelConfigResponse:
+    async def model_config(self, request: pb.ModelConfigRequest, _caller: Caller = ANYBODY) -> pb.ModelConfigResponse:
         runner = self._engine.models.get(request.name, request.version)
         config = self._config.of(runner.name)
         return pb.ModelConfigResponse(config=write_config(runner, config.max_batch, config.session_ttl))
 
-    async def infer(self, request: pb.ModelInferRequest, into: pb.ModelInferResponse | None = None) -> pb.ModelInferResponse:
+    async def infer(
+        self, request: pb.ModelInferRequest, caller: Caller, into: pb.ModelInferResponse | None = None
+    ) -> pb.ModelInferResponse:
         """ModelInfer without its transport; `into`: an answer that is in its message already. Raises StatecellError."""
         message = pb.ModelInferResponse() if into is None else into
         began = time.perf_counter_ns()
         try:
-            step = read_request(request)
+            step = read_request(request, caller)
             answer = await (self._infer_alone(request) if step is None else self.sequences.step(step))
             write_answer(request, answer, () if step is None else step.outputs, message)
         except StatecellError:
@@ -128,7 +132,7 @@ class Answers:
         count.failed += 1
         count.failed_ns += ns
 
-    async def statistics(self, request: pb.ModelStatisticsRequest) -> pb.ModelStatisticsResponse:
+    async def statistics(self, request: pb.ModelStatisticsRequest, _caller: Caller = ANYBODY) -> pb.ModelStatisticsResponse:
         if request.name:
             self._engine.models.get(request.name, request.version)
         found = [r for r in self._engine.models if request.name in ("", r.name) and request.version in ("", r.version)]
@@ -137,7 +141,7 @@ class Answers:
             model_stats=[write_statistics(r, c.success, c.fail) for r, c in zip(found, counts, strict=True)]
         )
 
-    async def index(self, request: pb.RepositoryIndexRequest) -> pb.RepositoryIndexResponse:
+    async def index(self, request: pb.RepositoryIndexRequest, _caller: Caller = ANYBODY) -> pb.RepositoryIndexResponse:
         index = pb.RepositoryIndexResponse()
         for runner in self._engine.models:
             index.models.add(name=runner.name, version=runner.version, state="READY")
@@ -145,23 +149,25 @@ class Answers:
             index.models.add(name=absent.name, version=absent.version, state="UNAVAILABLE", reason=absent.reason)
         return index
 
-    async def load(self, request: pb.RepositoryModelLoadRequest) -> pb.RepositoryModelLoadResponse:
+    async def load(self, request: pb.RepositoryModelLoadRequest, caller: Caller) -> pb.RepositoryModelLoadResponse:
+        check_admin(caller, "to load a model")
         if request.parameters:
             raise InvalidRequest("a model is loaded as it is in the folder, without parameters", field="parameters")
         await self._engine.load(request.model_name)
         return pb.RepositoryModelLoadResponse()
 
-    async def unload(self, request: pb.RepositoryModelUnloadRequest) -> pb.RepositoryModelUnloadResponse:
+    async def unload(self, request: pb.RepositoryModelUnloadRequest, caller: Caller) -> pb.RepositoryModelUnloadResponse:
+        check_admin(caller, "to unload a model")
         await self._engine.unload(request.model_name)
         return pb.RepositoryModelUnloadResponse()
 
-    async def trace_setting(self, request: pb.TraceSettingRequest) -> pb.TraceSettingResponse:
+    async def trace_setting(self, request: pb.TraceSettingRequest, _caller: Caller = ANYBODY) -> pb.TraceSettingResponse:
         if request.model_name:
             self._engine.models.get(request.model_name, "")
         refuse(request.settings, "--otlp-endpoint")
         return write_trace(self._config.traced)
 
-    async def log_settings(self, request: pb.LogSettingsRequest) -> pb.LogSettingsResponse:
+    async def log_settings(self, request: pb.LogSettingsRequest, _caller: Caller = ANYBODY) -> pb.LogSettingsResponse:
         refuse(request.settings, "--log-level and --log-format")
         return write_log(self._config)
 

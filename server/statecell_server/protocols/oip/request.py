@@ -8,7 +8,7 @@ from statecell.tensor import Array
 from statecell_server.batching.runner import Runner
 from statecell_server.sessions.session import DURABLE
 
-Key = tuple[str, str]  # model, sequence id
+Key = tuple[str, str]  # model, sequence id with its owner's tag behind it
 
 
 def session_id(key: Key, *, durable: bool = False) -> str:
@@ -49,8 +49,9 @@ class SequenceRequest:
         end: bool = False,
         replace: bool = False,
         durable: bool = False,
+        owner: str = "",
     ) -> None:
-        self.key: Key = (model, sequence_id)
+        self.key: Key = (model, sequence_id + owner)  # two callers may have a sequence each of the same id
         self.model = model
         self.version = version  # "": the newest, or the one that the sequence was started on
         self.sequence_id = sequence_id

@@ -9,6 +9,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from statecell.oip import inference_pb2 as pb
 
+from statecell_server.access.caller import ANYBODY, Caller
 from statecell_server.batching.gathering import GatheredStep, RowLayout
 from statecell_server.batching.runner import Runner
 from statecell_server.engine.engine import Engine
@@ -186,9 +187,9 @@ class Rows:
         self._live = sequences.live
         self._wires: Seen[Home, RowWire] = Seen(MODELS)
         self._sizes: Seen[bytes, int] = Seen(MODELS)  # of a row's data, by what names the model
-        self._forms: Seen[tuple[bytes, bytes], Form | None] = Seen(PIECES)  # None: no row, whatever its data
+        self._forms: Seen[tuple[bytes, bytes, str], Form | None] = Seen(PIECES)  # None: no row, whatever its data
 
-    def begin(self, message: bytes, over: Over, behind: Container[Key] = ()) -> Row | None:
+    def begin(self, message: bytes, over: Over, caller: Caller, behind: Container[Key] = ()) -> Row | None:
         """A ModelInferRequest, serialised; the row, where it is one, and on its way; none of a sequence in `behind`."""
         try:
             at = _after(message, 0, 0x0A)
@@ -198,17 +199,17 @@ class Rows:
             request_id = message[at + 2 : end].decode()
         except (IndexError, ValueError):
             return None
-        form = self._find(message[:at], message[end:])
+        form = self._find(message[:at], message[end:], caller)
         return None if form is None or form.key in behind else self._begin(form, message, message[at:end], request_id, over)
 
-    def _find(self, model: bytes, rest: bytes) -> Form | None:
+    def _find(self, model: bytes, rest: bytes, caller: Caller) -> Form | None:
         """What a row says, by what names the model and what follows the id; None: it is no row."""
         size = self._sizes.get(model)
         if size is not None:
-            form = (model, rest[: len(rest) - size])
+            form = (model, rest[: len(rest) - size], caller.tag)
             if form in self._forms:
                 return self._forms[form]
-        return self._read(model, rest)
+        return self._read(model, rest, caller)
 
     def _begin(self, form: Form, message: bytes, named: bytes, request_id: str, over: Over) -> Row | None:
         key, home, start, end = form
@@ -242,11 +243,11 @@ class Rows:
         sequence.busy = True
         return row
 
-    def _read(self, model: bytes, rest: bytes) -> Form | None:
+    def _read(self, model: bytes, rest: bytes, caller: Caller) -> Form | None:
         """What the request says but its id; None: it is no row."""
         try:
             request = pb.ModelInferRequest.FromString(model + rest)
-            said = _said(request)
+            said = _said(request, caller)
             runner = None if said is None else self._runner(*said)
         except (DecodeError, StatecellError):
             return None
@@ -257,7 +258,7 @@ class Rows:
         form = rest[: len(rest) - wire.size]
         fits = not request.id and form.endswith(wire.end) and wire.fits(request)
         found = Form(said[0], runner.home, *said[1:]) if fits and self._own(said[0]) else None
-        return self._forms.keep((model, form), found) if len(form) <= PIECE_BYTES else None
+        return self._forms.keep((model, form, caller.tag), found) if len(form) <= PIECE_BYTES else None
 
     def _runner(self, key: Key, start: bool, _: bool) -> Runner | None:
         """Where the sequence is, or is to begin. Raises ModelNotFound."""
@@ -280,7 +281,7 @@ def _after(message: bytes, at: int, tag: int) -> int:
     return at + 2 + size
 
 
-def _said(request: pb.ModelInferRequest) -> tuple[Key, bool, bool] | None:
+def _said(request: pb.ModelInferRequest, caller: Caller = ANYBODY) -> tuple[Key, bool, bool] | None:
     """The sequence that the request is of, and whether it begins and ends it, where it says nothing else of it."""
     sequence_id: object = None
     start = end = False
@@ -299,4 +300,4 @@ def _said(request: pb.ModelInferRequest) -> tuple[Key, bool, bool] | None:
         elif value.bool_param and name != "sequence_replace":  # which says something with a live sequence alone
             return None
     named = str(sequence_id) if sequence_id else ""
-    return ((request.model_name, named), start, end) if 0 < len(named) <= LONGEST_ID else None
+    return ((request.model_name, named + caller.tag), start, end) if 0 < len(named) <= LONGEST_ID else None

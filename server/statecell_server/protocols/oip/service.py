@@ -6,6 +6,7 @@ from grpc_status import rpc_status
 from statecell.oip import inference_pb2 as pb
 from statecell.oip import inference_pb2_grpc
 
+from statecell_server.access.caller import Caller
 from statecell_server.config import Config
 from statecell_server.engine.engine import Engine
 from statecell_server.errors import Draining, StatecellError
@@ -18,6 +19,7 @@ from statecell_server.protocols.oip.wire import write_streamed_error
 from statecell_server.protocols.status import write_status
 from statecell_server.sessions.owner import owner
 from statecell_server.transport.exchange import Direct
+from statecell_server.transport.grpcio_server import caller_of
 
 
 class GRPCInferenceService(Answers, inference_pb2_grpc.GRPCInferenceServiceServicer):
@@ -50,7 +52,7 @@ class GRPCInferenceService(Answers, inference_pb2_grpc.GRPCInferenceServiceServi
     LogSettings = unary(Answers.log_settings)
 
     async def ModelStreamInfer(self, _: AsyncIterator[pb.ModelInferRequest], context: Context) -> None:
-        await self._streams.carry(context, InferStream(*self.stream_parts))
+        await self._streams.carry(context, InferStream(*self.stream_parts, caller_of(context)))
         if self._engine.draining:
             error = Draining("the server is about to stop; what was answered is done, send the rest to another")
             await end(context, error)
@@ -65,7 +67,7 @@ class GRPCInferenceService(Answers, inference_pb2_grpc.GRPCInferenceServiceServi
             else:
                 call.refuse(rpc_status.to_status(write_status(answer)))
 
-        row = self._rows.begin(message, over)
+        row = self._rows.begin(message, over, call.caller)
         if row is not None:
             call.when_cancelled(row.cancel)
         return row is not None
@@ -79,10 +81,10 @@ class GRPCInferenceService(Answers, inference_pb2_grpc.GRPCInferenceServiceServi
             count.failed += 1
             count.failed_ns += row.ns
 
-    async def _infer_streamed(self, request: pb.ModelInferRequest) -> pb.ModelStreamInferResponse:
+    async def _infer_streamed(self, request: pb.ModelInferRequest, caller: Caller) -> pb.ModelStreamInferResponse:
         response = pb.ModelStreamInferResponse()
         try:
-            await self.infer(request, response.infer_response)
+            await self.infer(request, caller, response.infer_response)
         except StatecellError as error:
             write_streamed_error(request, error, response)
         response.infer_response.parameters["triton_final_response"].bool_param = True  # every request has one answer

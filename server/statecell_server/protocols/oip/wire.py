@@ -8,6 +8,7 @@ import numpy as np
 from statecell.oip import inference_pb2 as pb
 from statecell.tensor import MOST_AXES, Array
 
+from statecell_server.access.caller import ANYBODY, Caller
 from statecell_server.errors import DtypeMismatch, InvalidRequest, StatecellError
 from statecell_server.protocols.oip.request import Answer, Key, SequenceRequest
 from statecell_server.protocols.status import told
@@ -111,7 +112,7 @@ def _read_contents(tensor: pb.ModelInferRequest.InferInputTensor, dtype: np.dtyp
     return array.tobytes()
 
 
-def read_request(request: pb.ModelInferRequest) -> SequenceRequest | None:
+def read_request(request: pb.ModelInferRequest, caller: Caller = ANYBODY) -> SequenceRequest | None:
     """The request as a step of its sequence; None: it is stateless. Raises InvalidRequest, DtypeMismatch."""
     given = _read_parameters(request)
     sequence_id, step_index = given.get("sequence_id"), given.get("step_index")
@@ -137,16 +138,17 @@ def read_request(request: pb.ModelInferRequest) -> SequenceRequest | None:
         end=given.get("sequence_end", False),
         replace=given.get("sequence_replace", False),
         durable=given.get("durable", False),
+        owner=caller.tag,
     )
 
 
-def sequence_of(request: pb.ModelInferRequest) -> Key:
+def sequence_of(request: pb.ModelInferRequest, caller: Caller = ANYBODY) -> Key:
     """Whose step the request is, if it is one, and whatever else is wrong with it."""
     if "sequence_id" not in request.parameters:
         return request.model_name, ""
     parameter = request.parameters["sequence_id"]
     kind = parameter.WhichOneof("parameter_choice")
-    return request.model_name, "" if kind is None else str(getattr(parameter, kind))
+    return request.model_name, "" if kind is None else f"{getattr(parameter, kind)}{caller.tag}"
 
 
 def _read_parameters(request: pb.ModelInferRequest) -> dict[str, Any]:

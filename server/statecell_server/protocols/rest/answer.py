@@ -22,6 +22,8 @@ AT_ONCE = 8192
 STATUS: dict[int, int] = {
     code_pb2.INVALID_ARGUMENT: 400,
     code_pb2.FAILED_PRECONDITION: 400,
+    code_pb2.UNAUTHENTICATED: 401,
+    code_pb2.PERMISSION_DENIED: 403,
     code_pb2.NOT_FOUND: 404,
     code_pb2.ALREADY_EXISTS: 409,
     code_pb2.ABORTED: 409,

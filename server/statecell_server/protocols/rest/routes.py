@@ -16,6 +16,7 @@ from statecell_server.protocols.rest.answer import LENGTH, failure, write_answer
 from statecell_server.protocols.rest.plain import plain
 from statecell_server.protocols.rest.request import InferBody, JsonTooLarge, read_infer, read_json
 from statecell_server.transport.http1.body import Gone, NoRoom, TooLarge, body_of
+from statecell_server.transport.http1.guard import CALLER
 from statecell_server.transport.http1.turns import Turns
 from statecell_server.transport.http2.memory import Memory
 
@@ -132,12 +133,12 @@ class Routes:
     async def _load(self, request: Request) -> Response:
         if (await self._json(request)).get("parameters"):
             raise InvalidRequest("a model is loaded as it is in the folder, without parameters", field="parameters")
-        await self._answers.load(pb.RepositoryModelLoadRequest(model_name=_model(request)["name"]))
+        await self._answers.load(pb.RepositoryModelLoadRequest(model_name=_model(request)["name"]), request.scope[CALLER])
         return JSONResponse({})
 
     async def _unload(self, request: Request) -> Response:
         await self._json(request)
-        await self._answers.unload(pb.RepositoryModelUnloadRequest(model_name=_model(request)["name"]))
+        await self._answers.unload(pb.RepositoryModelUnloadRequest(model_name=_model(request)["name"]), request.scope[CALLER])
         return JSONResponse({})
 
     async def _json(self, request: Request) -> dict[str, object]:
@@ -149,7 +150,7 @@ class Routes:
             return JSONResponse({"error": "the body is compressed, which this server does not take"}, 415)
         async with body_of(request.receive, self._most, self._memory) as body:
             wanted = await self._read(body, request)
-            answer = await _unless_gone(self._answers.infer(wanted.message), request)
+            answer = await _unless_gone(self._answers.infer(wanted.message, request.scope[CALLER]), request)
         return await write_answer(answer, wanted, self._turns)
 
     async def _read(self, body: bytes, request: Request) -> InferBody:

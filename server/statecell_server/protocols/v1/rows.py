@@ -9,6 +9,7 @@ from grpc_status import rpc_status
 from statecell.tensor import pack
 from statecell.v1 import tensor_pb2
 
+from statecell_server.access.caller import Caller
 from statecell_server.batching.gathering import GatheredStep, RowLayout
 from statecell_server.engine.engine import Engine
 from statecell_server.errors import SessionContended, StatecellError
@@ -112,12 +113,12 @@ class Rows:
         except (IndexError, ValueError):
             return False
         row = UnaryRow(call)
-        if at != len(message) or not self._begin(row, session_id, tensor, index):
+        if at != len(message) or not self._begin(row, session_id, tensor, index, call.caller):
             return False
         call.when_cancelled(row.cancel)
         return True
 
-    def streamed(self, message: bytes, stream: "Answers") -> "StreamedRow | None":
+    def streamed(self, message: bytes, stream: "Answers", caller: Caller) -> "StreamedRow | None":
         """A StreamStepsRequest, serialised; the row, where it is one, and on its way."""
         number, index, at = 0, None, 0
         try:
@@ -134,11 +135,11 @@ class Rows:
         except (IndexError, ValueError):
             return None
         row = StreamedRow(stream, message, number, session_id)
-        return row if at == len(message) and self._begin(row, session_id, tensor, index) else None
+        return row if at == len(message) and self._begin(row, session_id, tensor, index, caller) else None
 
-    def _begin(self, row: Row, session_id: str, tensor: bytes, step_index: int | None) -> bool:
+    def _begin(self, row: Row, session_id: str, tensor: bytes, step_index: int | None, caller: Caller) -> bool:
         session = self._known(session_id)
-        if session is None:
+        if session is None or not caller.owns(session_id):
             return False
         wire = self._wires.get(session.home) or self._wire(session)
         if wire is None or (data := wire.read(tensor)) is None:

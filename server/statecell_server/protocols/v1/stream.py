@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from statecell.v1 import inference_pb2 as pb
 
+from statecell_server.access.caller import Caller
 from statecell_server.engine.engine import Engine
 from statecell_server.engine.ticket import Ticket
 from statecell_server.errors import SessionContended, StatecellError
@@ -16,15 +17,16 @@ from statecell_server.protocols.v1.wire import read_tensors, write_error, write_
 class StepStream(MessageStream):
     """Submits each message, and answers it when its ticket is over."""
 
-    def __init__(self, engine: Engine, rows: Rows) -> None:
+    def __init__(self, engine: Engine, rows: Rows, caller: Caller) -> None:
         super().__init__()
         self.received = 0  # messages so far
         self._engine = engine
         self._rows = rows
+        self._caller = caller
 
     def receive_bytes(self, message: bytes) -> bool:
         """Whether the message was one that need not be parsed, and is on its way."""
-        row = self._rows.streamed(message, self._row_over)
+        row = self._rows.streamed(message, self._row_over, self._caller)
         if row is None:
             return False
         self.received += 1
@@ -50,7 +52,8 @@ class StepStream(MessageStream):
         indexes: Sequence[int | None] = message.step_indexes or [None] * len(message.session_ids)
         try:
             tensors = read_tensors(message.inputs)
-            ticket = self._engine.steps.submit(message.session_ids, tensors, indexes, functools.partial(self._over, message))
+            over = functools.partial(self._over, message)
+            ticket = self._engine.steps.submit(message.session_ids, tensors, indexes, over, self._caller)
         except StatecellError as error:
             ids = message.session_ids or [""]
             self._answer(pb.StreamStepsResponse(id=message.id, errors=[write_error(i, ids[i], error) for i in range(len(ids))]))

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, NoReturn, Protocol
 
 import grpc
 
+from statecell_server.access.caller import Caller
 from statecell_server.transport.exchange import WINDOW, DirectHandler, Exchange
 from statecell_server.transport.http2.headers import Metadata, Request
 from statecell_server.transport.http2.messages import Aborted, Messages
@@ -76,6 +77,7 @@ class Call:
         "_passing",
         "_task",
         "began",
+        "caller",
         "granted",
         "half_closed",
         "headers_size",
@@ -98,8 +100,10 @@ class Call:
         request: Request,
         method: Method,
         max_message: int,
+        caller: Caller,
     ) -> None:
         self.id = stream
+        self.caller = caller
         self.messages = Messages(max_message, request.encoding)
         self.window = CALL_WINDOW  # bytes that the client may send
         self.granted = 0  # that we may send beyond the window of all calls; less than none once much was sent

@@ -76,7 +76,9 @@ class Connection(asyncio.Protocol):
         self._peer = Peer(calls, self._out)
         inflow = Inflow(self._out, self._held, self._limits.message)
         handlers = self._shared.handlers
-        self._streams = Streams(handlers, self._limits, calls, self._out, inflow, self._held, self._peer, self._close)
+        self._streams = Streams(
+            handlers, self._limits, self._shared.tokens, calls, self._out, inflow, self._held, self._peer, self._close
+        )
         if (watch := self._shared.watch) is not None:
             self._streams.watch, self._streams.address = watch, named(transport.get_extra_info("peername"))
         connected = transport.get_extra_info("socket")

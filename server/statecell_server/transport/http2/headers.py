@@ -52,6 +52,7 @@ class Request(NamedTuple):
     length: int | None  # bytes of all DATA that will come, where it is said
     request_id: str = ""
     traceparent: str = ""
+    authorization: str = ""
 
 
 class _Table(HeaderTable):
@@ -160,6 +161,7 @@ def _request(headers: Iterable[tuple[str, str]]) -> Request:
         _length(found["content-length"]) if "content-length" in found else None,
         found.get("x-request-id", ""),
         found.get("traceparent", ""),
+        found.get("authorization", ""),
     )
 
 

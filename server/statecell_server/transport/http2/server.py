@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 
+from statecell_server.access.tokens import Tokens
 from statecell_server.transport.doorway import Doorway
 from statecell_server.transport.exchange import DirectHandler
 from statecell_server.transport.http2.call import Method
@@ -46,11 +47,18 @@ def _descriptors() -> int:
 class Server:
     """Takes servicers as grpc.aio.server() does; their methods are coroutines or asynchronous generators."""
 
-    def __init__(self, limits: Limits, certificates: Certificates | None = None, watch: Watch | None = None) -> None:
-        """`certificates`: None: in clear text. `watch`: is told of every call."""
+    def __init__(
+        self,
+        limits: Limits,
+        certificates: Certificates | None = None,
+        tokens: Tokens | None = None,
+        watch: Watch | None = None,
+    ) -> None:
+        """`certificates`: None: in clear text. `tokens`: None: nobody is asked for one. `watch`: is told of every call."""
         self._watch = watch
         self._limits = limits
         self._certificates = certificates
+        self._tokens = tokens
         self._handlers: dict[str, Method] = {}
         self._connections: set[Connection] = set()
         self._full = False  # which was said
@@ -84,7 +92,7 @@ class Server:
 
     def _begin(self) -> None:
         self._limits = replace(self._limits, connections=min(self._limits.connections, _descriptors() - SPARE))
-        self._shared = Shared(self._handlers, self._limits, self._watch)
+        self._shared = Shared(self._handlers, self._limits, self._tokens, self._watch)
         loop = asyncio.get_running_loop()
         self._looking = loop.create_task(self._look())
         context = None if self._certificates is None else self._certificates.context

@@ -4,6 +4,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping
 
+from statecell_server.access.tokens import Tokens
 from statecell_server.transport.http2.busy_poll import BusyPoll
 from statecell_server.transport.http2.call import Method
 from statecell_server.transport.http2.frames import ConnectionBroken
@@ -42,11 +43,14 @@ class Complaints:
 class Shared:
     """One for all of a server's connections. Belongs to the event loop."""
 
-    def __init__(self, handlers: Mapping[str, Method], limits: Limits, watch: Watch | None = None) -> None:
-        """`handlers`: by path. `watch`: is told of every call."""
+    def __init__(
+        self, handlers: Mapping[str, Method], limits: Limits, tokens: Tokens | None = None, watch: Watch | None = None
+    ) -> None:
+        """`handlers`: by path. `tokens`: None: nobody is asked for one. `watch`: is told of every call."""
         self.watch = watch
         self.handlers = handlers
         self.limits = limits
+        self.tokens = tokens or Tokens(None)
         self.memory = Memory(limits.memory)
         self.poll = BusyPoll()
         self.turns = Turns()

@@ -7,6 +7,9 @@ from collections.abc import Callable, Mapping
 
 import grpc
 
+from statecell_server.access.caller import Caller
+from statecell_server.access.tokens import Tokens
+from statecell_server.errors import Unauthenticated
 from statecell_server.transport.http2 import frames
 from statecell_server.transport.http2.call import CALL_WINDOW, Call, Method
 from statecell_server.transport.http2.frames import Code, ConnectionBroken, StreamBroken
@@ -36,6 +39,7 @@ CANCELLED_A_TURN = 64
 
 _GRPC = re.compile(r"application/grpc(?:$|[+; ])")
 _EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
+_UNAUTHENTICATED = grpc.StatusCode.UNAUTHENTICATED.value[0]
 _GONE = Aborted(grpc.StatusCode.CANCELLED, "the client is gone")
 
 
@@ -46,6 +50,7 @@ class Streams:
         self,
         handlers: Mapping[str, Method],
         limits: Limits,
+        tokens: Tokens,
         calls: dict[int, Call],
         out: Outflow,
         inflow: Inflow,
@@ -62,6 +67,7 @@ class Streams:
         self.owed = 0.0  # seconds that calls will take which have begun; whoever reads sets it back
         self._handlers = handlers
         self._limits = limits
+        self._tokens = tokens
         self._out = out
         self._in = inflow
         self._held = held
@@ -136,7 +142,7 @@ class Streams:
         if ended and request.length:
             raise StreamBroken(Code.PROTOCOL_ERROR, f"content-length is {request.length}, and no data comes")
         method = self._handlers.get(request.path)
-        refusal, why = b"", ""
+        refusal, why, caller = b"", "", self._caller(request)
         if request.size > self._limits.metadata:
             most = f"the most is {self._limits.metadata} (--max-metadata)"
             refusal = trailers(_EXHAUSTED, f"the call's metadata has {request.size} bytes, {most}", alone=True)
@@ -145,6 +151,8 @@ class Streams:
             refusal, why = not_grpc(405), "405"
         elif _GRPC.match(request.content_type) is None:
             refusal, why = not_grpc(415, request.content_type), "415"
+        elif isinstance(caller, str):
+            refusal, why = trailers(_UNAUTHENTICATED, caller, alone=True), "UNAUTHENTICATED"
         elif method is None:
             code = grpc.StatusCode.UNIMPLEMENTED.value[0]
             refusal, why = trailers(code, f"there is no {request.path}", alone=True), "UNIMPLEMENTED"
@@ -152,14 +160,14 @@ class Streams:
             self._held.add(-CALL_BYTES - request.size)
             refusal, why = trailers(_EXHAUSTED, str(self._held.memory), alone=True), "RESOURCE_EXHAUSTED"
         over = None if self.watch is None else self._watched(self.watch, request)
-        if refusal or method is None:
+        if refusal or method is None or isinstance(caller, str):
             if over is not None:
                 over(why)
             self._out.put(frames.frame(frames.HEADERS, frames.END_HEADERS | frames.END_STREAM, stream, refusal))
             if not ended:
                 self._cast_off(stream, Code.NO_ERROR, ended=False)
             return
-        call = Call(self, stream, request, method, self._limits.message)
+        call = Call(self, stream, request, method, self._limits.message, caller)
         call.watched = over
         self.calls[stream] = call
         if ended:
@@ -169,6 +177,13 @@ class Streams:
         path = f"{request.method} {request.path}" if request.method != "POST" else request.path
         known = printable(request.request_id), printable(request.traceparent)
         return watch(Begun(printable(path), self.address, *known))
+
+    def _caller(self, request: Request) -> Caller | str:
+        """Who calls, or why nobody is let in."""
+        try:
+            return self._tokens.admit_to(request.path, request.authorization)
+        except Unauthenticated as error:
+            return str(error)
 
     def reset(self, stream: int, payload: bytes) -> None:
         """RST_STREAM. Raises ConnectionBroken."""

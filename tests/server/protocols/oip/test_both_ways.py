@@ -15,6 +15,7 @@ import pytest
 from google.rpc import status_pb2
 from grpc_status import rpc_status
 from statecell.oip import inference_pb2 as pb
+from statecell_server.access.caller import ANYBODY
 from statecell_server.config import Config
 from statecell_server.durability.store import MemoryStore
 from statecell_server.engine.engine import Engine
@@ -29,6 +30,8 @@ SIZE = 10
 
 class Call:
     """A unary call without a transport; as transport.exchange.Direct."""
+
+    caller = ANYBODY
 
     def __init__(self) -> None:
         self.over: asyncio.Future[bytes | tuple[int, str]] = asyncio.get_running_loop().create_future()
@@ -79,7 +82,7 @@ class Side:
             came = await call.over
             return came if isinstance(came, tuple) else pb.ModelInferResponse.FromString(came)
         try:
-            return await self.service.infer(pb.ModelInferRequest.FromString(message))
+            return await self.service.infer(pb.ModelInferRequest.FromString(message), ANYBODY)
         except StatecellError as error:
             status: status_pb2.Status = write_status(error)
             return rpc_status.to_status(status).code.value[0], status.message

@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from statecell_client import Client
+from statecell_server.access.tokens import Tokens
 from statecell_server.config import Config, ConfigError
 from statecell_server.transport.http1 import connection as connection_module
 from statecell_server.transport.http1 import server as server_module
@@ -47,7 +48,7 @@ async def hello(request: Request) -> Response:
 async def listening() -> AsyncIterator[int]:
     """A server of two pages; its port."""
     routes = [Route("/", hello, methods=["GET", "POST"]), Route("/large", large)]
-    server = HttpServer(Guard(Starlette(routes=routes), 4096), Limits(metadata=4096))
+    server = HttpServer(Guard(Starlette(routes=routes), 4096, Tokens(None)), Limits(metadata=4096))
     port = await server.listen("127.0.0.1", 0)
     try:
         yield port
