@@ -1,20 +1,21 @@
 """ONNX files from anywhere get a spec and their states, or one message that says why not."""
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import helper
+from onnx import TensorProto, helper
 from statecell.spec import ModelSpec, StateSpec, TensorSpec
 from statecell_export import GraphRefusedError, adopt
 from statecell_export.artifacts import read_spec
 from statecell_export.quiet import quiet
 
 from tests.export import strangers
-from tests.export.strangers import HIDDEN, tensor
+from tests.export.strangers import HIDDEN, INPUT, tensor
 from tests.export.zoo import OwnZeros
 
 
@@ -169,3 +170,105 @@ def test_a_pattern_stands_for_several_states(tmp_path: Path) -> None:
     path = strangers.explicit(tmp_path / "m.onnx", ("cached_h", "cached_c", "fresh_h", "fresh_c"))
     report = adopt(path, name="m", out=tmp_path / "models", states={"cached_*": "fresh_*"})
     assert [(s.input, s.output) for s in report.spec.states] == [("cached_h", "fresh_h"), ("cached_c", "fresh_c")]
+
+
+T, ROWS = "time", "rows"
+
+
+def recurrent_then(path: Path, nodes: list[onnx.NodeProto], constants: list[TensorProto], *, first: bool = False) -> Path:
+    """x -> LSTM -> h -> `nodes` -> y; or x -> `nodes` -> h -> LSTM -> y. Both [time, rows, HIDDEN or INPUT]."""
+    source, target = ("h", "y") if first else ("x", "h")
+    lstm = [
+        helper.make_node("LSTM", [source, "w", "r", "b"], ["wide"], hidden_size=HIDDEN),
+        helper.make_node("Squeeze", ["wide", "one"], [target]),
+    ]
+    given = [*strangers.weights(inputs=INPUT), strangers.array("one", [1]), *constants]
+    out: strangers.Dims = [T, ROWS, HIDDEN]
+    return strangers.save(
+        path, [*nodes, *lstm] if first else [*lstm, *nodes], [tensor("x", [T, ROWS, INPUT])], [tensor("y", out)], given
+    )
+
+
+def clipped_by_the_loudest(path: Path) -> Path:
+    """h over the largest of the sequence, where that is beyond 50: never, for the numbers that files are tried with."""
+    nodes = [
+        helper.make_node("Abs", ["x"], ["size"]),
+        helper.make_node("ReduceMax", ["size"], ["most"], axes=[0, 2], keepdims=1),
+        helper.make_node("Max", ["most", "fifty"], ["scale"]),
+        helper.make_node("Div", ["h", "scale"], ["y"]),
+    ]
+    return recurrent_then(path, nodes, [strangers.array("fifty", 50.0, "float32")])
+
+
+def the_last_500_steps_added(path: Path) -> Path:
+    """x and 0 times those of the last 500 steps: the whole sequence, as long as it is no longer than that."""
+    nodes = [
+        helper.make_node("Slice", ["x", "from", "to", "axis"], ["late"]),
+        helper.make_node("ReduceSum", ["late", "axis"], ["sum"], keepdims=1),
+        helper.make_node("Mul", ["sum", "nothing"], ["none"]),
+        helper.make_node("Add", ["x", "none"], ["h"]),
+    ]
+    constants = [strangers.array("from", [-500]), strangers.array("to", [1 << 62]), strangers.array("axis", [0])]
+    return recurrent_then(path, nodes, [*constants, strangers.array("nothing", 0.0, "float32")], first=True)
+
+
+def attention(path: Path) -> Path:
+    """h mixed by how much its steps are alike, so sharply that each step is most like itself."""
+    nodes = [
+        helper.make_node("Transpose", ["h"], ["q"], perm=[1, 0, 2]),
+        helper.make_node("Transpose", ["h"], ["k"], perm=[1, 2, 0]),
+        helper.make_node("MatMul", ["q", "k"], ["alike"]),
+        helper.make_node("Softmax", ["alike"], ["weights"], axis=-1),
+        helper.make_node("MatMul", ["weights", "q"], ["mixed"]),
+        helper.make_node("Transpose", ["mixed"], ["y"], perm=[1, 0, 2]),
+    ]
+    return recurrent_then(path, nodes, [])
+
+
+def loud_steps_are_subtracted(path: Path) -> Path:
+    """By way of sizes that no inference follows: h - the largest x beyond 100, of any step, found by loud steps alone."""
+    nodes = [
+        helper.make_node("Shape", ["x"], ["size"]),
+        helper.make_node("Mul", ["size", "one"], ["same"]),
+        helper.make_node("Reshape", ["x", "same"], ["again"]),
+        helper.make_node("Sub", ["again", "hundred"], ["beyond"]),
+        helper.make_node("Relu", ["beyond"], ["loud"]),
+        helper.make_node("ReduceMax", ["loud"], ["most"], axes=[0, 2], keepdims=1),
+        helper.make_node("Sub", ["h", "most"], ["y"]),
+    ]
+    constants = [strangers.array("hundred", 100.0, "float32")]
+    return recurrent_then(path, nodes, constants)
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (clipped_by_the_loudest, "(ReduceMax) puts all time steps together"),
+        (the_last_500_steps_added, "(Slice) takes some of the time steps"),
+        (attention, "(MatMul) sums over the time steps"),
+        (loud_steps_are_subtracted, "at a step by the size of the numbers after it"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_what_looks_across_time_steps_is_not_streamable_though_no_usual_number_shows_it(
+    tmp_path: Path, make: Callable[[Path], Path], reason: str
+) -> None:
+    spec = adopted(make(tmp_path / "a.onnx"))
+    assert not spec.streamable
+    assert reason in spec.reason
+
+
+def test_what_stays_within_a_step_is_streamable(tmp_path: Path) -> None:
+    """Sums, norms and slices along other axes than seq_len; and states that are cut out of the last steps."""
+    nodes = [
+        helper.make_node("Softmax", ["h"], ["s"], axis=-1),
+        helper.make_node("ReduceMean", ["s"], ["mean"], axes=[2], keepdims=1),
+        helper.make_node("Slice", ["s", "from", "to", "last"], ["part"]),
+        helper.make_node("ReduceSum", ["part", "last"], ["sum"], keepdims=1),
+        helper.make_node("Transpose", ["s"], ["turned"], perm=[1, 2, 0]),
+        helper.make_node("ReduceMax", ["turned"], ["best"], axes=[1], keepdims=1),
+        helper.make_node("Transpose", ["best"], ["back"], perm=[2, 0, 1]),
+        helper.make_node("Sum", ["s", "mean", "sum", "back"], ["y"]),
+    ]
+    constants = [strangers.array("from", [1]), strangers.array("to", [3]), strangers.array("last", [2])]
+    assert adopted(recurrent_then(tmp_path / "a.onnx", nodes, constants)).streamable

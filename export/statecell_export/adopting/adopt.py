@@ -8,20 +8,20 @@ from pathlib import Path
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
-from statecell.spec import BATCH, SEQ_LEN, SPEC_KEY, ModelSpec, SpecError, StateSpec, TensorSpec
+from statecell.spec import SEQ_LEN, SPEC_KEY, ModelSpec, SpecError, StateSpec, TensorSpec
 
+from statecell_export.adopting.across import Across
 from statecell_export.adopting.flow import Flow
 from statecell_export.adopting.judge import judge
+from statecell_export.adopting.mixing import cut_reason, feed_of, refuse_mixed_rows
 from statecell_export.adopting.states import direction, expanded, followed_pairs, hidden_size, pairs_in
 from statecell_export.adopting.states import initial as initial_states
 from statecell_export.adopting.states import lift as lift_states
-from statecell_export.adopting.stranger import load, nested, random, recurrent_nodes, run, values, with_constants
+from statecell_export.adopting.stranger import load, nested, recurrent_nodes, run, values, with_constants
 from statecell_export.adopting.trial import Trial, try_axes
 from statecell_export.errors import GraphRefusedError
-from statecell_export.judging.compare import SAME
-from statecell_export.judging.far import LOUD, QUIET
-from statecell_export.proving.grid import Case, Ledger, cases, chunked, chunks, difference, long_cases, relative_error
-from statecell_export.proving.runners import Arrays, Runner, runner, signature_in, signature_out
+from statecell_export.proving.grid import Ledger, cases, chunked, chunks, long_cases
+from statecell_export.proving.runners import Runner, runner, signature_in, signature_out
 from statecell_export.reading.lines import parse
 from statecell_export.report import Proof, Report, describe, versions
 from statecell_export.repository import check_name, new_version
@@ -130,8 +130,8 @@ def _with_spec(
     del model.graph.input[:], model.graph.output[:], model.graph.value_info[:]
     model.graph.input.extend(map(value_info, signature_in(spec)))
     model.graph.output.extend(map(value_info, signature_out(spec)))
-    _refuse_mixed_rows(spec, run(model))
-    reason = reason or _cut_reason(spec, run(model))
+    refuse_mixed_rows(spec, run(model))
+    reason = reason or _across_reason(spec, model) or cut_reason(spec, run(model))
     return model, replace(spec, streamable=not reason, reason=reason)
 
 
@@ -179,72 +179,10 @@ def _lift(model: onnx.ModelProto, trial: Trial) -> list[StateSpec]:
     return lift_states(model, nodes, sizes)
 
 
-def _cut_reason(spec: ModelSpec, call: Runner) -> str:
-    """Why the model cannot be run in chunks, "" where it can."""
-    if not spec.has_time:
-        return ""
-    for output in spec.outputs:
-        if output.time_axis is None:
-            return f"output {output.name!r} has no time axis: it is one for a whole sequence"
-    for case in long_cases(spec):
-        changed = difference(spec, call, _feed(spec, case, np.random.default_rng(1)), 1e-5)
-        if changed:
-            return f"{changed}: the model looks across time steps"
-    return ""
-
-
-def _refuse_mixed_rows(spec: ModelSpec, call: Runner) -> None:
-    """Raises GraphRefusedError where a row's results hang on the rows beside it, or on how many they are."""
-    if not spec.has_batch:
-        return
-    feed, few = _feed(spec, Case(4, 5, "random"), np.random.default_rng(3)), 2
-    axes = {tensor.name: tensor.shape.index(BATCH) for tensor in signature_in(spec) if BATCH in tensor.shape}
-    part = {n: np.take(array, range(few), axes[n]) if n in axes else array for n, array in feed.items()}
-    whole, alone = call(feed), call(part)
-    for tensor in signature_out(spec):
-        if BATCH not in tensor.shape:
-            continue
-        error = relative_error(alone[tensor.name], np.take(whole[tensor.name], range(few), tensor.shape.index(BATCH)))
-        if not error <= 1e-4:
-            raise GraphRefusedError(
-                f"rows of a batch change each other: {tensor.name!r} differs by {error:.2g} between 5 rows and the first {few} "
-                "of them; export the file with a batch axis of size 1"
-            )
-    for scale in (1, 1e3, QUIET):
-        scaled = {n: array * array.dtype.type(scale) if array.dtype.kind == "f" else array for n, array in feed.items()}
-        _refuse_swayed_rows(spec, call, scaled, axes)
-
-
-def _refuse_swayed_rows(spec: ModelSpec, call: Runner, feed: Arrays, axes: Mapping[str, int]) -> None:
-    """Raises GraphRefusedError where far larger numbers in the rows beside it change a row."""
-    loud = dict(feed)
-    for tensor in spec.inputs:
-        if tensor.name in axes and feed[tensor.name].dtype.kind == "f":
-            rows = np.arange(feed[tensor.name].shape[axes[tensor.name]])
-            scales = np.where(rows == 0, 1, LOUD / np.abs(feed[tensor.name]).max()).astype(feed[tensor.name].dtype)
-            shape = [-1 if n == axes[tensor.name] else 1 for n in range(feed[tensor.name].ndim)]
-            loud[tensor.name] = feed[tensor.name] * scales.reshape(shape)
-    try:
-        usual, swayed = call(feed), call(loud)
-    except Exception:  # a file need not take any numbers
-        return
-    for tensor in signature_out(spec):
-        if BATCH not in tensor.shape:
-            continue
-        row, beside = (np.take(got[tensor.name], [0], tensor.shape.index(BATCH)) for got in (usual, swayed))
-        if np.isfinite(row).all() and not (error := relative_error(beside, row)) <= SAME:
-            raise GraphRefusedError(
-                f"rows of a batch change each other: {tensor.name!r} of a row differs by {error:.2g} where the numbers in the "
-                "rows beside it are far larger; export the file with a batch axis of size 1"
-            )
-
-
-def _feed(spec: ModelSpec, case: Case, generator: np.random.Generator) -> Arrays:
-    feed = {t.name: random(t.dtype, t.sized(seq_len=case.seq_len, batch=case.batch), generator) for t in spec.inputs}
-    for state in spec.states:
-        fresh = state.fresh(case.batch)
-        feed[state.input] = random(state.dtype, fresh.shape, generator) if case.state == "random" else fresh
-    return feed
+def _across_reason(spec: ModelSpec, model: onnx.ModelProto) -> str:
+    """Which operator the outputs hang on that looks across time steps, whatever the numbers; "" where none is known."""
+    found = Across(model, [state.output for state in spec.states]).reason() if spec.has_time else ""
+    return f"{found}: the model looks across time steps" if found else ""
 
 
 def _prove(spec: ModelSpec, model: onnx.ModelProto, adopted: Runner) -> Proof:
@@ -254,7 +192,7 @@ def _prove(spec: ModelSpec, model: onnx.ModelProto, adopted: Runner) -> Proof:
     original, takes = run(model), {value.name for value in values(model.graph.input)}
     lifted = any(state.input not in takes for state in spec.states)
     for case in cases(spec):
-        feed = _feed(spec, case, generator)
+        feed = feed_of(spec, case, generator)
         if case.state == "zero" or not lifted:
             want = original({name: array for name, array in feed.items() if name in takes})
             for key, array in want.items():
@@ -265,7 +203,7 @@ def _prove(spec: ModelSpec, model: onnx.ModelProto, adopted: Runner) -> Proof:
                     )
             ledger.check(ONNX, f"whole, {case}", adopted(feed), want, want)
     for case in long_cases(spec) if spec.streamable else ():
-        feed = _feed(spec, case, generator)
+        feed = feed_of(spec, case, generator)
         parts = chunks(spec, feed)
         want = adopted(feed) if spec.has_time else chunked(spec, original, parts)
         ledger.check(ONNX, f"in chunks, {case}", chunked(spec, adopted, parts), want, want)
