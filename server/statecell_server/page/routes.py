@@ -130,7 +130,7 @@ class Page:
             if not isinstance(row, int) or isinstance(row, bool) or row < 0:
                 raise InvalidRequest(f"row is {str(row)[:40]!r}, expected a row of the session's batch, from 0", field="row")
             caller: Caller = request.scope[CALLER]
-            if not (caller.admin or caller.owns(session_id)):
+            if not caller.owns(session_id):
                 raise self._engine.sessions.foreign(session_id)
             session = self._engine.sessions.get(session_id)
         except StatecellError as error:
