@@ -17,7 +17,7 @@ LEAVES = {"errors", "config", "device", "options", "__init__"}
 ROOMS: dict[str, set[str]] = {
     "access": set(),
     "arena": set(),
-    "durability": set(),
+    "durability": {"access"},
     "runtimes": {"arena"},
     "sessions": {"access", "arena", "durability"},
     "batching": {"arena", "durability", "runtimes", "sessions"},

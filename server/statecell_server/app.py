@@ -18,10 +18,12 @@ from statecell.v1 import inference_pb2_grpc
 from statecell_server import __version__
 from statecell_server.access.listening import check as check_listening
 from statecell_server.access.listening import is_loopback
+from statecell_server.access.state_key import StateKey, StateKeyError
 from statecell_server.access.tokens import Tokens, TokensError
 from statecell_server.config import Config, ConfigError, without_secrets
 from statecell_server.durability.circuit_breaker import CircuitBreaker
-from statecell_server.durability.store import MemoryStore
+from statecell_server.durability.sealed_store import SealedStore
+from statecell_server.durability.store import MemoryStore, StateStore
 from statecell_server.engine.engine import Engine
 from statecell_server.protocols.oip.service import GRPCInferenceService
 from statecell_server.protocols.standing import Health, Reflection
@@ -93,8 +95,12 @@ class App:
             self._tokens = Tokens(config.tokens)
         except TokensError as error:
             raise ConfigError(str(error)) from error
-        self._store = self._store_behind(config)
-        self._engine = Engine(config, self._store, self._changed, self._lose)
+        try:
+            state_key = StateKey(config.state_key)
+        except StateKeyError as error:
+            raise ConfigError(str(error)) from error
+        self._store = self._store_behind(config, state_key)
+        self._engine = Engine(config, self._store, self._changed, self._lose, state_key)
         self._oip_service = GRPCInferenceService(self._engine, config)
         self._crew = None if place is None else Crew(place, self._engine, self._oip_service, self._limits())
         self._service = InferenceService(self._engine) if self._crew is None else self._crew.service
@@ -139,12 +145,12 @@ class App:
         except TlsError as error:
             raise ConfigError(str(error)) from error
 
-    def _store_behind(self, config: Config) -> CircuitBreaker | None:
+    def _store_behind(self, config: Config, key: StateKey) -> CircuitBreaker | None:
         """The store of the configuration behind its circuit breaker, where there is one. Raises ConfigError."""
         if not config.store:
             return None
         if config.store == "memory":
-            return CircuitBreaker(MemoryStore(config.longest_ttl), self._changed)
+            return self._guarded(MemoryStore(config.longest_ttl), key)
         try:
             from statecell_server.durability.valkey_store import ValkeyStore
         except ImportError as error:
@@ -156,7 +162,10 @@ class App:
             # Nothing of what it says: there may be a piece of the password in it.
             shown = without_secrets(config.store)
             raise ConfigError(f"--store is {shown!r}, which valkey-py cannot read; expected valkey://host:port/db") from None
-        return CircuitBreaker(store, self._changed)
+        return self._guarded(store, key)
+
+    def _guarded(self, store: StateStore, key: StateKey) -> CircuitBreaker:
+        return CircuitBreaker(SealedStore(store, key) if key.sealing else store, self._changed)
 
     def _changed(self) -> None:
         self._news.set()

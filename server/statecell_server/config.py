@@ -86,6 +86,9 @@ class Config:
     tls_client_ca: Path | None = option(None, FILE, "PEM: clients must show a certificate that one of these has signed.")
     tokens: Path | None = option(None, FILE, "File of the callers' tokens, as statecell-token makes it; nobody else is served.")
     insecure: bool = option(False, YES, "Listen beyond this machine though anybody may call, or hear what is said.")
+    state_key: Path | None = option(
+        None, FILE, "File of keys, one a line, that seal snapshots and records of the store: no others are taken then."
+    )
     threads: int = option(1, whole(1, 1024), "Threads within one run of a model.", per_model=True)
     drain_seconds: float = option(10.0, seconds(0, _DAY), "Seconds to finish what is in flight at the end.")
     sequence_roll: Path | None = option(

@@ -63,7 +63,7 @@ def test_every_option_can_be_said_in_all_three_ways_and_is_printed_so_that_it_ca
         "trial_load": "never", "runtime": "torchscript", "device": "cuda:21", "device_memory": "22GiB",
         "state_arena": "host", "batch_variance": "share", "front": "grpcio", "log_level": "ERROR",
         "log_format": "json", "access_log": "true", "otlp_endpoint": "http://collector:4317",
-        "non_finite": "allow", "sequence_start": "restart", "workers": "1", "tokens": "f", "insecure": "true",
+        "non_finite": "allow", "sequence_start": "restart", "workers": "1", "tokens": "f", "state_key": "g", "insecure": "true",
     }  # fmt: skip
     if missing := OPTIONS.keys() - said.keys():
         pytest.fail(f"no value to try {missing} with: say one here")

@@ -18,6 +18,8 @@ from statecell_server.errors import SnapshotMismatch
 
 FORMAT = 1
 MAGIC = b"SCRD"
+UNSEALED = b"unsealed"
+"""In the place of a record that has no seal of the deployment's: see SealedStore."""
 FENCE_BYTES = 16
 _FENCE = struct.Struct(">8sq")  # nonce, step_index
 _HEAD = struct.Struct(">4sHxxIIdq")  # magic, format, crc32, length of the header, created, reply_start
@@ -69,6 +71,8 @@ class Record:
     def decode(cls, data: bytes) -> Self:
         """The arrays are views on `data`. Raises SnapshotMismatch where it is damaged or of another format."""
         size = FENCE_BYTES + _HEAD.size
+        if data is UNSEALED:
+            raise SnapshotMismatch("the session's record in the store has no seal by a key of this server (--state-key)")
         if len(data) < size or data[FENCE_BYTES : FENCE_BYTES + 4] != MAGIC:
             raise SnapshotMismatch(f"{len(data)} bytes in the store are no record of a session")
         nonce, step_index = _FENCE.unpack_from(data)

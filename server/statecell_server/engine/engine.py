@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 
+from statecell_server.access.state_key import NO_KEY, StateKey
 from statecell_server.batching.journal import Journal
 from statecell_server.batching.runner import Runner
 from statecell_server.config import Config
@@ -34,8 +35,11 @@ class Engine:
         store: StateStore | None = None,
         changed: Callable[[], None] = lambda: None,
         lost: Callable[[str], None] = log.critical,
+        state_key: StateKey = NO_KEY,
     ) -> None:
         """Loads the models. `changed` is called when there are others, `lost`, by any thread, when a device breaks.
+
+        `state_key`: what snapshots are sealed by; the store seals its records itself.
 
         Raises runtime.LoadError.
         """
@@ -47,7 +51,7 @@ class Engine:
         self._takeover = Takeover(store, self.sessions, self.models, self._admission.enter) if store is not None else None
         intake = Intake(self.sessions, self.models, self._takeover)
         self.steps = Steps(self.models, intake, self._takeover, self.sessions.now)
-        self.lifecycle = Lifecycle(self.sessions, self.models, self._admission, self._takeover)
+        self.lifecycle = Lifecycle(self.sessions, self.models, self._admission, self._takeover, state_key)
         self.taken = 0  # sessions taken over from other servers
         self._tasks: list[asyncio.Task[None]] = []
 

@@ -6,6 +6,7 @@ import numpy as np
 from statecell.tensor import Array
 
 from statecell_server.access.caller import ANYBODY, Caller, owner_tag
+from statecell_server.access.state_key import StateKey
 from statecell_server.batching.inputs import check_states
 from statecell_server.batching.runner import Runner
 from statecell_server.engine.admission import Admission
@@ -34,8 +35,11 @@ MOST_FORKS = 1024
 class Lifecycle:
     """`await lifecycle.create("lstm")`. Belongs to the event loop."""
 
-    def __init__(self, sessions: Sessions, models: Repository, admission: Admission, takeover: Takeover | None) -> None:
-        """`takeover`: None where there is no store."""
+    def __init__(
+        self, sessions: Sessions, models: Repository, admission: Admission, takeover: Takeover | None, state_key: StateKey
+    ) -> None:
+        """`takeover`: None where there is no store. `state_key`: what snapshots are sealed by."""
+        self.state_key = state_key
         self._sessions = sessions
         self._models = models
         self._admission = admission
@@ -69,7 +73,7 @@ class Lifecycle:
                 field="durable",
             )
         if snapshot is not None:
-            snapshot.verify(checksum, runner.name, runner.runtime.digest)
+            snapshot.verify(checksum, runner.name, runner.runtime.digest, self.state_key)
             if state or batch not in (0, 1, snapshot.batch):
                 raise InvalidRequest("a snapshot brings its own batch and state; leave out the others", field="snapshot")
             batch, state = snapshot.batch, snapshot.states

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from statecell.tensor import Array
 
+from statecell_server.access.state_key import NO_KEY, StateKey
 from statecell_server.errors import SnapshotMismatch
 from statecell_server.sessions.session import LAST_INDEX
 
@@ -31,8 +32,12 @@ class Snapshot:
             sha.update(array.tobytes())
         return sha.digest()
 
-    def verify(self, checksum: bytes, model: str, digest: str) -> None:
-        """Raises SnapshotMismatch unless it is whole and belongs to this model."""
+    def seal(self, key: StateKey) -> bytes:
+        """What a client is given as its checksum: where there is a key, HMAC-SHA256 over b"snapshot\\0" and the checksum."""
+        return key.seal(b"snapshot\0" + self.checksum()) if key.sealing else self.checksum()
+
+    def verify(self, checksum: bytes, model: str, digest: str, key: StateKey = NO_KEY) -> None:
+        """Raises SnapshotMismatch unless it is whole, of this deployment where that has a key, and belongs to this model."""
         if self.format != FORMAT:
             raise SnapshotMismatch(f"the snapshot has format {self.format}, this server reads format {FORMAT}")
         if self.batch < 1 or not 0 <= self.step_index <= LAST_INDEX:
@@ -41,7 +46,11 @@ class Snapshot:
                 f"expected 1 or more, and 0 to {LAST_INDEX}",
                 field="batch" if self.batch < 1 else "step_index",
             )
-        if checksum != self.checksum():
+        if key.sealing and not key.fits(checksum, b"snapshot\0" + self.checksum()):
+            raise SnapshotMismatch(
+                "the snapshot has no seal by a key of this server (--state-key), or its content was changed", field="checksum"
+            )
+        if not key.sealing and checksum != self.checksum():
             raise SnapshotMismatch("the snapshot's checksum does not fit its content: it is damaged", field="checksum")
         if digest != self.digest:
             raise SnapshotMismatch(

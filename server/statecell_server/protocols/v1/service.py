@@ -90,7 +90,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     @unary
     async def GetState(self, request: pb.GetStateRequest, caller: Caller) -> pb.GetStateResponse:
         snapshot = await self._engine.lifecycle.snapshot(self._own(request.session_id, caller))
-        return pb.GetStateResponse(snapshot=write_snapshot(snapshot))
+        return pb.GetStateResponse(snapshot=write_snapshot(snapshot, self._engine.lifecycle.state_key))
 
     @unary
     async def ForkSession(self, request: pb.ForkSessionRequest, caller: Caller) -> pb.ForkSessionResponse:

@@ -10,6 +10,7 @@ from statecell.tensor import Array, TensorError, pack, unpack
 from statecell.v1 import inference_pb2 as pb
 from statecell.v1 import model_pb2, tensor_pb2
 
+from statecell_server.access.state_key import StateKey
 from statecell_server.batching.runner import Runner
 from statecell_server.errors import InvalidRequest, StatecellError
 from statecell_server.protocols.status import CODES, duration, told
@@ -79,14 +80,14 @@ def read_snapshot(message: pb.Snapshot) -> Snapshot:
     )
 
 
-def write_snapshot(snapshot: Snapshot) -> pb.Snapshot:
+def write_snapshot(snapshot: Snapshot, key: StateKey) -> pb.Snapshot:
     message = pb.Snapshot(
         format=snapshot.format,
         model=snapshot.model,
         digest=snapshot.digest,
         batch=snapshot.batch,
         step_index=snapshot.step_index,
-        checksum=snapshot.checksum(),
+        checksum=snapshot.seal(key),
     )
     write_tensors(snapshot.states.items(), message.states)
     return message
