@@ -38,8 +38,13 @@ def read_json(body: bytes) -> dict[str, Any]:
         return {}
     try:
         found = json.loads(body)
-    except (ValueError, RecursionError) as error:
+    except RecursionError as error:
+        raise InvalidRequest("the body is no JSON that is read here: it is nested too deep") from error
+    except json.JSONDecodeError as error:
         raise InvalidRequest(f"the body is no JSON: {error}") from error
+    except ValueError as error:  # bytes that are no text, or Python's limit to the digits of a number
+        what = "no UTF-8" if isinstance(error, UnicodeDecodeError) else "a number of too many digits"
+        raise InvalidRequest(f"the body is no JSON that is read here: it has {what}") from error
     if not isinstance(found, dict):
         raise InvalidRequest("the body is no JSON object")
     return found

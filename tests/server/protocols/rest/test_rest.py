@@ -147,7 +147,9 @@ def test_statistics_count_requests_of_both_fronts(server: Server, rest: Rest) ->
 BAD: list[tuple[object, str]] = [
     (b"{", "no JSON"),
     (b"[1]", "no JSON object"),
-    (b"[" * 100_000, "no JSON"),
+    (b"[" * 100_000, "nested too deep"),
+    (b'{"inputs": ' + b"9" * 100_000 + b"}", "a number of too many digits"),
+    (b'{"inputs": "\xff"}', "no UTF-8"),
     (b'{"inputs": 1e999}', "expected an array"),
     ({"inputs": [3]}, "expected objects"),
     ({"inputs": [{}]}, "name is"),
