@@ -15,6 +15,8 @@ from tests.test_rooms import PACKAGES, ROOMS  # noqa: E402
 
 INK, SOFT, PATH = "#1f2933", "#52606d", "#c2410c"
 PLACES = {  # x, y, width, height; a box stands on those that touch it from below
+    "telemetry": (0.0, 5.0, 7.0, 0.8),
+    "access": (0.0, -0.8, 10.0, 0.8),
     "protocols": (0.0, 4.0, 7.0, 1.0),
     "engine": (0.0, 3.0, 7.0, 1.0),
     "batching": (0.0, 2.0, 7.0, 1.0),
@@ -24,6 +26,10 @@ PLACES = {  # x, y, width, height; a box stands on those that touch it from belo
     "arena": (3.1, 0.0, 3.9, 1.0),
     "transport": (7.25, 0.0, 2.75, 5.0),
 }
+WITH = {"telemetry": "telemetry, page"}
+"""Rooms that are drawn in another's box, by what stands in it."""
+ASIDE = {"page", "workers"}
+"""Those, and what is there with --workers alone."""
 COLOURS = {"transport": "#fdebd8", "protocols": "#fdf3d8", "arena": "#e3f1e3", "durability": "#e3f1e3"}
 STEP = {  # what one step meets, in order, and where the number stands: from the left edge, from the bottom
     1: ("transport", "frames become a message", (0.3, 4.2)),
@@ -52,8 +58,8 @@ def purpose(room: str) -> str:
 
 
 def main() -> None:
-    assert set(PLACES) == set(ROOMS), "every room has its place"
-    figure, axes = plt.subplots(figsize=(11, 6.6))
+    assert PLACES.keys() | ASIDE == ROOMS.keys(), "every room has its place"
+    figure, axes = plt.subplots(figsize=(11, 8.2))
     for room, (x, y, width, height) in PLACES.items():
         gap = 0.05
         box = FancyBboxPatch(
@@ -65,7 +71,7 @@ def main() -> None:
             ec="#9aa5b1",
         )
         axes.add_patch(box)
-        axes.text(x + 0.16, y + height - 0.14, room, va="top", fontsize=13, weight="bold", color=INK)
+        axes.text(x + 0.16, y + height - 0.14, WITH.get(room, room), va="top", fontsize=13, weight="bold", color=INK)
         said = textwrap.fill(purpose(room), int(width * 14))
         axes.text(x + 0.16, y + height - 0.4, said, va="top", fontsize=9, color=SOFT)
         if room in NEW:
@@ -87,19 +93,20 @@ def main() -> None:
         axes.text(at[0] + 0.17, at[1], what, va="center", fontsize=9, color=PATH)
     axes.text(
         0.05,
-        5.22,
-        "app.py builds it all and ends it; config.py, device.py and errors.py are known everywhere",
+        5.93,
+        "app.py builds it all and ends it; config.py, options.py, device.py and errors.py are known everywhere.\n"
+        "With --workers, workers/ starts several such processes.",
         fontsize=9,
         color=SOFT,
     )
     axes.text(
         0.05,
-        -0.2,
+        -1.0,
         "A box stands on those below it, and imports from nothing else; protocols lean on transport.   1 to 9: one step",
         fontsize=9,
         color=SOFT,
     )
-    axes.set(xlim=(-0.05, 10.05), ylim=(-0.35, 5.4))
+    axes.set(xlim=(-0.05, 10.05), ylim=(-1.15, 6.3))
     axes.axis("off")
     figure.tight_layout()
     figure.savefig(ROOT / "docs/rooms.png", dpi=110)

@@ -1,1 +1,1 @@
-"""Access: who calls, and what is whose. Touches nothing but files of its own."""
+"""Who calls, and what is whose. Touches nothing but files of its own."""

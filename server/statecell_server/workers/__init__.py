@@ -1,1 +1,1 @@
-"""Workers: the processes of one server behind one port, and what they pass on. It may import protocols and below."""
+"""The processes of one server behind one port, and what they pass on. It may import protocols and below."""
