@@ -18,6 +18,7 @@ from typing import Any
 import grpc
 import numpy as np
 
+from bench.messages import sessions
 from bench.setup import CACHE, export, repository
 from bench.soak.clients import Clients
 from bench.soak.tape import record
@@ -114,6 +115,8 @@ def main() -> None:
     given = parser.parse_args()
     export(MODEL)
     server = Server(repository(MODEL))
+    with sessions(server.address, MODEL, 1):  # what is made once, for the first client, is no leak
+        pass
     before = server.census(collect=True)
     counts, failures, looks = asyncio.run(soak(server, given.minutes, given.seed, given.only))
     after = settled(server, before)

@@ -81,9 +81,9 @@ class App:
         `place`: among the workers of a server with several; their supervisor has seen to the address.
         """
         self._config = config
-        check_listening(config)
         if place is None:
             address.check(config.host, config.port)  # before the models, which may take minutes
+        check_listening(config)
         if config.http_port is not None:
             self._check_http(config.host, config.http_port)
         self._certificates = self._read_certificates(config, "h2")
