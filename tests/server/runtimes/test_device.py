@@ -144,7 +144,7 @@ def test_a_server_told_to_use_cuda_without_it_does_not_start(models: Path) -> No
 
 def test_what_there_is_not_is_named(models: Path) -> None:
     assert "(device), but 'nobody' is no model; there are batch_first, " in refusal("--device", "nobody=cpu", models=models)
-    assert "is not a device" in refusal("--device", "lstm=tpu", models=models)
+    assert "--device lstm is 'tpu', expected cpu, cuda, cuda:N or auto" in refusal("--device", "lstm=tpu", models=models)
     for field, value in (("state_arena", "disk"), ("batch_variance", "maybe"), ("device_memory", -1)):
         with pytest.raises(ConfigError, match=f"--{field.replace('_', '-')} is "):
             Config(models=models, **{field: value})  # type: ignore[arg-type]
