@@ -2,11 +2,14 @@
 
 import asyncio
 import json
+import re
 import socket
 import ssl
 import subprocess
 import sys
 import threading
+import time
+import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -185,6 +188,14 @@ def test_a_body_beyond_the_largest_message_is_refused(small: Server) -> None:
     assert "--max-message" in reply.json["error"]
 
 
+def kept(server: Server) -> float:
+    """Bytes that connections keep beyond their own, as /metrics has them."""
+    with urllib.request.urlopen(f"http://{server.http}/metrics", timeout=LIMIT) as answer:
+        found = re.search(r"(?m)^statecell_connection_memory_bytes (\S+)", answer.read().decode())
+    assert found is not None
+    return float(found[1])
+
+
 def test_bodies_count_against_the_memory_of_connections(small: Server) -> None:
     """Three connections have sent most of theirs and wait; the next is told to come again, and the first ones are served."""
     x = {"name": "x", "datatype": "FP32", "shape": [6000, 1, 10], "data": [0.1234] * 60_000}
@@ -196,9 +207,10 @@ def test_bodies_count_against_the_memory_of_connections(small: Server) -> None:
         rest.connection.putheader("Content-Length", str(len(body)))
         rest.connection.endheaders(body[:-1])
         waiting.append(rest)
+    while kept(small) < 2 * (len(body) - (64 << 10)) - 2:  # their bytes are on their way
+        time.sleep(0.01)
     with Rest(small.http) as rest:
-        while rest.call("POST", "/v2/models/lstm/infer", body).status != 503:  # the others' bytes are on their way
-            rest.connection.close()
+        assert rest.call("POST", "/v2/models/lstm/infer", body).status == 503
         rest.connection.close()
     for rest in waiting:
         rest.connection.send(body[-1:])
