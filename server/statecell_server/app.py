@@ -18,8 +18,8 @@ from statecell.v1 import inference_pb2_grpc
 from statecell_server import __version__
 from statecell_server.access.listening import check as check_listening
 from statecell_server.access.listening import is_loopback
-from statecell_server.access.state_key import StateKey, StateKeyError
-from statecell_server.access.tokens import Tokens, TokensError
+from statecell_server.access.state_key import StateKey
+from statecell_server.access.tokens import Tokens
 from statecell_server.config import Config, ConfigError, without_secrets
 from statecell_server.durability.circuit_breaker import CircuitBreaker
 from statecell_server.durability.sealed_store import SealedStore
@@ -34,7 +34,7 @@ from statecell_server.transport import address
 from statecell_server.transport.grpcio_server import GrpcioServer
 from statecell_server.transport.http2.server import Server
 from statecell_server.transport.limits import Limits
-from statecell_server.transport.tls import Certificates, TlsError, TlsFiles
+from statecell_server.transport.tls import Certificates, TlsFiles
 from statecell_server.transport.watch import Watch, together
 from statecell_server.workers.crew import Crew
 from statecell_server.workers.place import Place
@@ -91,14 +91,8 @@ class App:
         self._traces = self._traces_to(config.otlp_endpoint) if config.traced else None
         watches: list[Watch] = [access_log] if config.access_log else []
         self._watch = together(watches + ([self._traces] if self._traces is not None else []))
-        try:
-            self._tokens = Tokens(config.tokens)
-        except TokensError as error:
-            raise ConfigError(str(error)) from error
-        try:
-            state_key = StateKey(config.state_key)
-        except StateKeyError as error:
-            raise ConfigError(str(error)) from error
+        self._tokens = Tokens(config.tokens)
+        state_key = StateKey(config.state_key)
         self._store = self._store_behind(config, state_key)
         self._engine = Engine(config, self._store, self._changed, self._lose, state_key)
         self._oip_service = GRPCInferenceService(self._engine, config)
@@ -140,10 +134,7 @@ class App:
     def _read_certificates(config: Config, protocol: str) -> Certificates | None:
         if config.tls_cert is None or config.tls_key is None:
             return None
-        try:
-            return Certificates(TlsFiles(config.tls_cert, config.tls_key, config.tls_client_ca), protocol)
-        except TlsError as error:
-            raise ConfigError(str(error)) from error
+        return Certificates(TlsFiles(config.tls_cert, config.tls_key, config.tls_client_ca), protocol)
 
     def _store_behind(self, config: Config, key: StateKey) -> CircuitBreaker | None:
         """The store of the configuration behind its circuit breaker, where there is one. Raises ConfigError."""

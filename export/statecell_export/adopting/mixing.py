@@ -33,25 +33,34 @@ def cut_reason(spec: ModelSpec, call: Runner) -> str:
 def _swayed_steps(spec: ModelSpec, call: Runner, scale: float) -> str:
     """What far larger numbers later in a sequence do to what was given out before them, in words; "" for nothing."""
     feed = feed_of(spec, Case(6, 2 if spec.has_batch else 1, "random"), np.random.default_rng(4))
-    timed = [tensor for tensor in spec.inputs if tensor.time_axis is not None and feed[tensor.name].dtype.kind == "f"]
-    for tensor in timed:
-        feed[tensor.name] = feed[tensor.name] * feed[tensor.name].dtype.type(scale)
+    timed, outputs = ({t.name: t.time_axis for t in group if t.time_axis is not None} for group in (spec.inputs, spec.outputs))
+    floats = {name: axis for name, axis in timed.items() if feed[name].dtype.kind == "f"}
+    feed |= {name: feed[name] * feed[name].dtype.type(scale) for name in floats}
+    found = _sway(call, feed, _loud(feed, floats, 3), outputs, 3)
+    return "" if found is None else f"{found[0]} differs by {found[1]:.2g} at a step by the size of the numbers after it"
+
+
+def _loud(feed: Arrays, axes: Mapping[str, int], spared: int) -> Arrays:
+    """The feed, with far larger numbers behind the first `spared` along each of these axes."""
     loud = dict(feed)
-    for tensor in timed:
-        array = feed[tensor.name]
-        scales = np.where(np.arange(6) < 3, 1, LOUD / np.abs(array).max()).astype(array.dtype)
-        loud[tensor.name] = array * scales.reshape([-1 if n == tensor.time_axis else 1 for n in range(array.ndim)])
+    for name, axis in axes.items():
+        array = feed[name]
+        scales = np.where(np.arange(array.shape[axis]) < spared, 1, LOUD / np.abs(array).max()).astype(array.dtype)
+        loud[name] = array * scales.reshape([-1 if n == axis else 1 for n in range(array.ndim)])
+    return loud
+
+
+def _sway(call: Runner, feed: Arrays, loud: Arrays, axes: Mapping[str, int], spared: int) -> tuple[str, float] | None:
+    """The first result of which the first `spared` along its axis are others where the rest is loud, and by how much."""
     try:
         usual, swayed = call(feed), call(loud)
     except Exception:  # a file need not take any numbers
-        return ""
-    for output in spec.outputs:
-        if output.time_axis is None:
-            continue
-        before, after = (np.take(got[output.name], range(3), output.time_axis) for got in (usual, swayed))
-        if np.isfinite(before).all() and not (error := relative_error(after, before)) <= SAME:
-            return f"{output.name} differs by {error:.2g} at a step by the size of the numbers after it"
-    return ""
+        return None
+    for name, axis in axes.items():
+        mine, beside = (np.take(got[name], range(spared), axis) for got in (usual, swayed))
+        if np.isfinite(mine).all() and not (error := relative_error(beside, mine)) <= SAME:
+            return name, error
+    return None
 
 
 def refuse_mixed_rows(spec: ModelSpec, call: Runner) -> None:
@@ -73,29 +82,11 @@ def refuse_mixed_rows(spec: ModelSpec, call: Runner) -> None:
             )
     for scale in (1, 1e3, QUIET):
         scaled = {n: array * array.dtype.type(scale) if array.dtype.kind == "f" else array for n, array in feed.items()}
-        _refuse_swayed_rows(spec, call, scaled, axes)
-
-
-def _refuse_swayed_rows(spec: ModelSpec, call: Runner, feed: Arrays, axes: Mapping[str, int]) -> None:
-    """Raises GraphRefusedError where far larger numbers in the rows beside it change a row."""
-    loud = dict(feed)
-    for tensor in spec.inputs:
-        if tensor.name in axes and feed[tensor.name].dtype.kind == "f":
-            rows = np.arange(feed[tensor.name].shape[axes[tensor.name]])
-            scales = np.where(rows == 0, 1, LOUD / np.abs(feed[tensor.name]).max()).astype(feed[tensor.name].dtype)
-            shape = [-1 if n == axes[tensor.name] else 1 for n in range(feed[tensor.name].ndim)]
-            loud[tensor.name] = feed[tensor.name] * scales.reshape(shape)
-    try:
-        usual, swayed = call(feed), call(loud)
-    except Exception:  # a file need not take any numbers
-        return
-    for tensor in signature_out(spec):
-        if BATCH not in tensor.shape:
-            continue
-        row, beside = (np.take(got[tensor.name], [0], tensor.shape.index(BATCH)) for got in (usual, swayed))
-        if np.isfinite(row).all() and not (error := relative_error(beside, row)) <= SAME:
+        floats = {t.name: axes[t.name] for t in spec.inputs if t.name in axes and scaled[t.name].dtype.kind == "f"}
+        outputs = {t.name: t.shape.index(BATCH) for t in signature_out(spec) if BATCH in t.shape}
+        if found := _sway(call, scaled, _loud(scaled, floats, 1), outputs, 1):
             raise GraphRefusedError(
-                f"rows of a batch change each other: {tensor.name!r} of a row differs by {error:.2g} where the numbers in the "
+                f"rows of a batch change each other: {found[0]!r} of a row differs by {found[1]:.2g} where the numbers in the "
                 "rows beside it are far larger; export the file with a batch axis of size 1"
             )
 

@@ -3,6 +3,8 @@
 import hmac
 from pathlib import Path
 
+from statecell_server.config import ConfigError
+
 SEAL_BYTES = 32
 """Of HMAC-SHA256 (RFC 2104)."""
 LEAST = 32
@@ -11,7 +13,7 @@ MOST = 16
 """Keys of a file: each is tried on what fits none."""
 
 
-class StateKeyError(ValueError):
+class StateKeyError(ConfigError):
     """The operator's fault: the message names the option and the file."""
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from statecell_server.access.caller import ANYBODY, Caller
+from statecell_server.config import ConfigError
 from statecell_server.errors import PermissionDenied, Unauthenticated
 
 log = logging.getLogger(__name__)
@@ -21,7 +22,7 @@ _BEARER = re.compile(r"Bearer +(\S+)", re.IGNORECASE)
 _HASH = re.compile("[0-9a-f]{64}")
 
 
-class TokensError(ValueError):
+class TokensError(ConfigError):
     """The operator's fault: the message names the option, the file and the entry."""
 
 

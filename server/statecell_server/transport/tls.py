@@ -11,13 +11,15 @@ from pathlib import Path
 
 import grpc
 
+from statecell_server.config import ConfigError
+
 log = logging.getLogger(__name__)
 
 CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 """Of TLS 1.2, what HTTP/2 does not forbid (RFC 9113, appendix A); TLS 1.3 has its own, all of which may be used."""
 
 
-class TlsError(ValueError):
+class TlsError(ConfigError):
     """The operator's fault: the message names the option and the file."""
 
 

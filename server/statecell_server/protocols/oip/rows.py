@@ -116,9 +116,13 @@ class Row:
         """Since it came."""
         return time.perf_counter_ns() - self._began
 
+    def _content(self) -> int:
+        """What tells it from another request of its id."""
+        return self._wire.content(self._data)
+
     def moved(self, reply: bytes, step_index: int) -> None:
         if self._request_id:
-            self._sequence.remember(self._request_id, step_index - 1, self._wire.content(self._data))
+            self._sequence.remember(self._request_id, step_index - 1, self._content())
         self._sequence.leave()
         self._over(self, self._wire.answer(self._named, reply, step_index))
 
@@ -142,17 +146,16 @@ class EdgeRow(Row):
         self._sequences, self._form = sequences, form
         return self
 
+    def _content(self) -> int:
+        return self._wire.content(self._data, start=self._form.start, end=self._form.end)
+
     def moved(self, reply: bytes, step_index: int) -> None:
-        sequence, form = self._sequence, self._form
-        if not form.end:
-            if self._request_id:
-                content = self._wire.content(self._data, start=True)
-                sequence.remember(self._request_id, step_index - 1, content)
-            sequence.leave()
-        else:
-            content = self._wire.content(self._data, start=form.start, end=True) if self._request_id else 0
-            self._sequences.end(form.key, sequence, self._request_id, content, reply, step_index)
-            self._sequences.leave(form.key, sequence)
+        if not self._form.end:
+            super().moved(reply, step_index)
+            return
+        content = self._content() if self._request_id else 0
+        self._sequences.end(self._form.key, self._sequence, self._request_id, content, reply, step_index)
+        self._sequences.leave(self._form.key, self._sequence)
         self._over(self, self._wire.answer(self._named, reply, step_index))
 
     def refused(self, error: StatecellError) -> None:

@@ -59,17 +59,17 @@ class Sequences:
 
         None where the id is in use, or more has to be looked at: `step` does it then. Raises as Lifecycle.begin does.
         """
-        runner = self._engine.models.get(key[0])
+        runner, name = self._engine.models.get(key[0]), session_id(key)
         if (
             runner.home is not home
             or not runner.spec.streamable
             or key in self._sequences
             or self._replies.knows(key, request_id)
-            or self._known(session_id(key)) is not None
+            or self._known(name) is not None
             or self._known(session_id(key, durable=True)) is not None
         ):
             return None
-        session = self._engine.lifecycle.begin(runner, session_id(key))
+        session = self._engine.lifecycle.begin(runner, name)
         sequence = self._add(key)
         sequence.busy = True
         self._log.begin(session.id)
