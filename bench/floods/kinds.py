@@ -14,6 +14,7 @@ DATA, HEADERS, PRIORITY, RESET, SETTINGS, PING, GOAWAY, WINDOW_UPDATE, CONTINUAT
 END_STREAM, ACK, END_HEADERS, PADDED = 1, 1, 4, 8
 INITIAL_WINDOW, MAX_FRAME = 4, 5
 OPEN_CALLS = 5000
+NOWHERE = "calls of long paths that there are not"
 NO_MODEL = b"\0\0\0\0\4\x0a\x02zz"
 """A CreateSessionRequest of a model that there is not, with gRPC's prefix."""
 CANCEL = struct.pack(">I", 8)
@@ -97,7 +98,7 @@ def _kinds() -> dict[str, Callable[[], Flood]]:
         "padded data": repeated(frame(DATA, PADDED, 1, b"\3\0\0\0") * 5000, one_stream),
         "data of one byte": repeated(frame(DATA, 0, 1, b"\0") * 5000, one_stream),
         "data of a call that is over": repeated(frame(DATA, 0, 1, b"abc") * 5000, frame(HEADERS, END_HEADERS, 1, nobody)),
-        "calls of long paths that there are not": numbered(lambda s: frame(HEADERS, END_HEADERS | END_STREAM, s, nowhere), 500),
+        NOWHERE: numbered(lambda s: frame(HEADERS, END_HEADERS | END_STREAM, s, nowhere), 500),
         "headers of Huffman codes": numbered(
             lambda s: frame(HEADERS, END_HEADERS | END_STREAM, s, codes[s // 2 % len(codes)]), 50
         ),
@@ -108,7 +109,7 @@ def _kinds() -> dict[str, Callable[[], Flood]]:
 
 
 KINDS = _kinds()
-UNREAD = "calls of long paths that there are not, unread"
+UNREAD = f"{NOWHERE}, unread"
 STRANGERS = "connections that speak no HTTP/2"
 NAMES = ("none", *KINDS, UNREAD, STRANGERS)
 """All there are, with those of which sender.py knows more than the frames."""

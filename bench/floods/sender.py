@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 
-from bench.floods.kinds import GREETING, KINDS, STRANGERS, UNREAD
+from bench.floods.kinds import GREETING, KINDS, NOWHERE, STRANGERS, UNREAD
 
 PIECE = 1 << 18
 
@@ -23,7 +23,7 @@ class Sender(threading.Thread):
         super().__init__(daemon=True)
         self.connections = self.sent = 0
         self._kind, self._address, self._until = kind, address, until
-        self._flood = KINDS.get("calls of long paths that there are not" if kind == UNREAD else kind)
+        self._flood = KINDS.get(NOWHERE if kind == UNREAD else kind)
 
     def run(self) -> None:
         while time.monotonic() < self._until:

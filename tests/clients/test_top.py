@@ -17,6 +17,7 @@ from statecell_client import Client
 from statecell_client.cli.metrics import between, read
 
 from tests.conftest import LIMIT, Serve, Server
+from tests.server.access.conftest import write_tokens
 from tests.server.transport.test_tls import Files
 
 COMMAND = [sys.executable, "-m", "statecell_client", "top"]
@@ -135,3 +136,16 @@ def test_names_with_quotes_and_quantiles_are_read() -> None:
     assert figures.steps == 5
     assert figures.run == pytest.approx((0.0015, 0.00199))
     assert math.isnan(between(now, now, 2.0)[key].run[0])
+
+
+def test_a_server_that_asks_for_tokens_is_shown_one(serve: Serve, tmp_path: Path) -> None:
+    token = write_tokens(tmp_path / "tokens.toml")["bob"]
+    (tmp_path / "bob.token").write_text(f"{token}\n")
+    with serve("--http-port", "0", "--tokens", str(tmp_path / "tokens.toml")) as server:
+        refused = top(server, "--once")
+        assert refused.returncode == 1
+        assert "Unauthorized; say who asks: statecell --token-file FILE top" in refused.stderr
+        command = [*COMMAND[:-1], "--token-file", str(tmp_path / "bob.token"), "top", "--http", server.http, "--once", "--json"]
+        shown = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
+        assert shown.returncode == 0, shown.stderr
+        assert {line["model"] for line in json.loads(shown.stdout)} >= {"lstm"}

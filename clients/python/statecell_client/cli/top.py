@@ -17,6 +17,7 @@ from rich.table import Table
 
 from statecell_client.cli.common import AsJson, complaints, console, given, whole
 from statecell_client.cli.metrics import Figures, Key, Look, between, read
+from statecell_client.token import metadata
 
 SECONDS = 10.0
 """That a server has for its answer."""
@@ -54,15 +55,15 @@ def _look(http: str) -> Look:
     """Ends the command where the server does not answer."""
     url = f"{'http' if given.tls is None else 'https'}://{http}/metrics"
     try:
-        with urllib.request.urlopen(url, timeout=SECONDS, context=_context()) as answer:
+        asked = urllib.request.Request(url, headers=dict(metadata(given.token)))
+        with urllib.request.urlopen(asked, timeout=SECONDS, context=_context()) as answer:
             return read(answer.read(MOST).decode())
     except (OSError, ValueError, urllib.error.URLError) as error:
         reason = getattr(error, "reason", error)
-        complaints.print(
-            f"[bold red]no metrics[/] from {escape(url)}: {escape(str(reason))}; start the server with --http-port, and name "
-            "it: --http HOST:PORT or STATECELL_HTTP=HOST:PORT",
-            soft_wrap=True,
-        )
+        todo = "start the server with --http-port, and name it: --http HOST:PORT or STATECELL_HTTP=HOST:PORT"
+        if isinstance(error, urllib.error.HTTPError) and error.code == 401:
+            todo = "say who asks: statecell --token-file FILE top"
+        complaints.print(f"[bold red]no metrics[/] from {escape(url)}: {escape(str(reason))}; {todo}", soft_wrap=True)
         raise typer.Exit(1) from None
 
 
